@@ -205,3 +205,20 @@ apply_patch() { # DIR PATCH [-R]
 	patch --directory="$1" --strip=1 --fuzz=0 --force --no-backup-if-mismatch --reject-file=- \
 		"${@:3}" <"$2"
 }
+
+# --- emulated hosts ------------------------------------------------------------------------------
+
+# All that an emulated host needs.
+build_host() {
+	need_packages qemu-system-x86
+	call scripts/modules
+	call scripts/suite
+	call scripts/initramfs "build/$BASE/initramfs.cpio.gz" \
+		build/selftests/slotzap-tests build/selftests/slotzap
+}
+
+# Runs a job in a host per mode, at most two at a time, with the results in OUT-DIR/MODE.
+run_hosts() { # JOB OUT-DIR [INITRAMFS]
+	tr -s ' ' '\n' <<<"$MODES" | grep . | SLOTZAP_CALLED=1 xargs --max-procs="$((JOBS < 2 ? JOBS : 2))" -I{} \
+		scripts/host-svm {} "$1" "$2/{}" "${3:-build/$BASE/initramfs.cpio.gz}"
+}

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The front door: one line a target, each calls a script. Variables given on make's command
+# line reach the scripts through the environment.
+
+.DEFAULT_GOAL := help
+.PHONY: help run check modules patch unpatch mutants clean distclean
+.NOTPARALLEL:
+
+help:		## this list
+	@scripts/help
+run:		## build the patched KVM and the suite, compare the quirk on and off in an emulated host
+	@scripts/run
+check:		## everything CI runs; FILTER= for some tests of the suite only
+	@scripts/check
+modules:	## patched kvm.ko, kvm-amd.ko and kvm-intel.ko in build/BASE/
+	@scripts/modules
+patch:		## apply the series to the kernel source tree KSRC: all of it or nothing
+	@scripts/patch-tree apply
+unpatch:	## take the series back from the kernel source tree KSRC
+	@scripts/patch-tree revert
+mutants:	## kill matrix: deliberately broken kernels against the suite
+	@scripts/mutants
+clean:		## remove what was built
+	@rm -rf build
+distclean: clean ## remove downloads too
+	@rm -rf downloads
