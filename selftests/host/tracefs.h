@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// The kernel's trace events: a private tracefs instance to record them, and typed decoders of
+// the KVM events that say what was zapped.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace slotzap {
+
+inline constexpr char kTracefsRoot[] = "/sys/kernel/tracing";
+
+// One line of a trace, in the default text format.
+struct TraceEvent {
+  std::string task;  // name of the thread, which may contain spaces and dashes
+  int pid = 0;
+  int cpu = 0;
+  double seconds = 0;  // of the instance's clock
+  std::string name;    // "kvm_mmu_zap_all_fast", without its system
+  std::string fields;  // what follows the name, as the event prints it
+};
+
+// nullopt for comments, blank lines and the tracer's own remarks ("CPU:1 [LOST 3 EVENTS]").
+std::optional<TraceEvent> ParseTraceLine(std::string_view line);
+
+// Decoders.  Each returns nullopt if `event` is another event, and throws std::runtime_error if
+// it is the right one but lacks a field.  Fields added by later kernels are ignored.
+
+// kvmmmu:kvm_tdp_mmu_spte_changed: one SPTE of the TDP MMU was written.
+struct SpteChanged {
+  int as_id = 0;
+  uint64_t gfn = 0;  // the first one that the SPTE maps
+  int level = 0;     // 1: 4 KiB, 2: 2 MiB, ...
+  uint64_t old_spte = 0;
+  uint64_t new_spte = 0;
+};
+std::optional<SpteChanged> DecodeSpteChanged(const TraceEvent& event);
+
+// kvmmmu:kvm_mmu_prepare_zap_page: a shadow page (never one of the TDP MMU) is taken down.
+struct PreparedZapPage {
+  uint64_t gfn = 0;
+  int level = 0;
+  bool direct = false;   // false: it shadows guest page tables
+  bool invalid = false;  // it was already marked invalid
+  int root_count = 0;
+  bool unsync = false;
+};
+std::optional<PreparedZapPage> DecodePreparedZapPage(const TraceEvent& event);
+
+// kvm:kvm_unmap_hva_range: the MMU notifier unmapped [start, end) of the process.
+struct UnmapHvaRange {
+  uint64_t start = 0;
+  uint64_t end = 0;
+};
+std::optional<UnmapHvaRange> DecodeUnmapHvaRange(const TraceEvent& event);
+
+// kvmmmu:kvm_mmu_zap_all_fast: every root and shadow page of a VM was made obsolete.
+bool IsZapAllFast(const TraceEvent& event);
+
+// A private trace buffer with its own set of enabled events; exists from construction to
+// destruction.  It records what any task does, since KVM zaps from kernel threads too.  All
+// members throw std::system_error if tracefs refuses.
+class TraceInstance {
+ public:
+  // One left by a run that crashed is removed, or taken over when it can't be.  Recording is off.
+  explicit TraceInstance(const std::string& name, const std::string& root = kTracefsRoot);
+  TraceInstance(const TraceInstance&) = delete;
+  TraceInstance& operator=(const TraceInstance&) = delete;
+  ~TraceInstance();
+
+  // Empty if instances can be made and KVM's events are there; otherwise the reason.
+  static std::string Available(const std::string& root = kTracefsRoot);
+
+  // Events are named "system:event", e.g. "kvmmmu:kvm_mmu_zap_all_fast".
+  bool HasEvent(const std::string& event) const;
+  void Enable(const std::string& event);  // throws std::runtime_error if there is no such event
+
+  void SetBufferKb(unsigned kib_per_cpu);
+  void Clear();  // forgets what was recorded, and what was lost
+  void Start();
+  void Stop();
+
+  // What was recorded since Clear(), oldest first.  Does not consume it.
+  std::vector<TraceEvent> Read() const;
+
+  // How many events were recorded and overwritten, or dropped, since Clear().  Unless it is 0,
+  // Read() proves nothing about what did not happen.
+  uint64_t lost() const;
+
+ private:
+  std::string EventDirectory(const std::string& event) const;
+
+  std::string directory_;
+};
+
+}  // namespace slotzap
