@@ -222,3 +222,9 @@ run_hosts() { # JOB OUT-DIR [INITRAMFS]
 	tr -s ' ' '\n' <<<"$MODES" | grep . | SLOTZAP_CALLED=1 xargs --max-procs="$((JOBS < 2 ? JOBS : 2))" -I{} \
 		scripts/host-svm {} "$1" "$2/{}" "${3:-build/$BASE/initramfs.cpio.gz}"
 }
+
+# The job that runs the suite's tests.
+suite_job() { # FILTER
+	# shellcheck disable=SC2016 # MODE is the host's to expand
+	printf 'export SLOTZAP_RESULTS=/results\nexec slotzap-tests --mode="$MODE" --gtest_filter=%q\n' "$1"
+}
