@@ -11,6 +11,8 @@
 
 namespace slotzap {
 
+inline constexpr char kClearWarnOnce[] = "/sys/kernel/debug/clear_warn_once";
+
 // Whether one message of the kernel log is the line that names a splat: WARN, BUG, oops, reports
 // of lockdep, KASAN, UBSAN, of corrupted pages, lists and reference counts, stalls and hangs.
 bool IsSplat(std::string_view message);
@@ -22,7 +24,7 @@ struct Splat {
   static constexpr size_t kMaxLines = 40;
 };
 
-// headline and lines as one text, for a failure message.
+// The headline, then the other lines indented, for a failure message.
 std::string ToString(const Splat& splat);
 
 // Finds the reports in a stream of log messages.  Only lines of one AddMessage() ... Take()
@@ -30,6 +32,7 @@ std::string ToString(const Splat& splat);
 class SplatScanner {
  public:
   void AddMessage(std::string_view message);
+  void AddLost();             // messages were overwritten before they could be read
   std::vector<Splat> Take();  // what was found since the last Take()
 
  private:
@@ -50,22 +53,26 @@ class KernelLog {
   // buffer, one of them says so, since what was lost may have been a splat.
   std::vector<Splat> Splats();
 
-  // Proves that a splat would be seen: logs a line that looks like a WARN, and finds it again
-  // with Splats(); and that this kernel prints WARNs at all (`kallsyms` has report_bug).
-  // Returns an empty string, or what is wrong.
-  std::string Canary(const std::string& kallsyms = "/proc/kallsyms");
+  // Proves that a splat would be seen: logs a line that looks like a WARN, and finds it as Splats()
+  // would, which won't report it; and that this kernel prints WARNs at all, which one built
+  // without CONFIG_BUG does not: it has neither the file `warn_once` nor report_bug in
+  // `kallsyms`.  Returns an empty string, or what is wrong.
+  std::string Canary(const std::string& warn_once = kClearWarnOnce,
+                     const std::string& kallsyms = "/proc/kallsyms");
 
   // Makes every WARN_ONCE that already fired fire again, so that it isn't missed because
   // somebody else hit it first.  Returns whether the kernel allows that.
-  static bool RearmWarnOnce(const std::string& path = "/sys/kernel/debug/clear_warn_once");
+  static bool RearmWarnOnce(const std::string& path = kClearWarnOnce);
 
  private:
   void ReadRecords();
+  void Collect();
 
   std::string path_;
   FileDescriptor fd_;
   std::string partial_;  // of a regular file: a line that is not complete yet
   SplatScanner scanner_;
+  std::vector<Splat> splats_;
 };
 
 }  // namespace slotzap

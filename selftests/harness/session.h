@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// What is known about a run of tests, reported as it becomes known: as KTAP on standard output,
+// and as results.json.  Knows nothing of GoogleTest, so that a run which can't go on (a test
+// hangs) is reported from another thread in the same way.
+#pragma once
+
+#include <chrono>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace slotzap {
+
+// Under what the tests ran; goes to the head of the results.  Empty: unknown, or not applicable.
+struct RunInfo {
+  std::string kernel;    // release, as of uname(2)
+  std::string vendor;    // "svm" or "vmx"
+  std::string mode;      // "tdp", "legacy" or "shadow"
+  std::string emulator;  // what emulates the processor, see CpuEmulator()
+  std::string gate;      // the kernel-log gate: "ON" or "OFF (why)"
+};
+
+enum class Outcome { kPassed, kFailed, kSkipped, kNotRun };
+
+struct TestRecord {
+  std::string name;
+  Outcome outcome = Outcome::kNotRun;
+  double seconds = 0;
+  std::string message{};  // failures, or why it was skipped
+};
+
+// Thread-safe.  results.json has this shape; it is complete, and replaced as a whole, after each
+// test, with the tests that did not run so far as "not run" and the running one as "failed":
+//   {"kernel": "6.1.0", "vendor": "svm", "mode": "tdp", "emulator": "tcg",
+//    "kernel_log_gate": "ON", "passed": 1, "failed": 0, "skipped": 0,
+//    "tests": [{"name": "A.B", "outcome": "passed"|"failed"|"skipped"|"not run",
+//               "seconds": 0.1, "message": ""}]}
+// Tests that did not run count as failed.
+class Session {
+ public:
+  // results_directory: existing, or empty for none.
+  Session(RunInfo info, std::string results_directory);
+
+  // Prints the head: this many tests are going to run.
+  void Begin(size_t tests);
+  // The next tests to run, in their order.
+  void Plan(const std::vector<std::string>& tests);
+  void Diagnostic(std::string_view text);
+  void TestStarted();         // the next one of the plan
+  void Failure(std::string_view text);  // of the running test, or of what runs between tests
+  void TestEnded(Outcome outcome, double seconds, std::string_view skip_reason);
+  // Reports the failures since the last test as those of `what`, which wasn't planned.
+  void FailedOutsideTests(const std::string& what);
+  void Finish();
+
+  // Reports that the running test, or what runs between tests, hangs; then Finish().  `text`:
+  // what is known about the state of the process.
+  void TimedOut(std::chrono::seconds limit, std::string_view text);
+
+  bool empty() const;      // nothing was planned
+  int ExitStatus() const;  // see harness/main.h
+
+ private:
+  struct Counts {
+    size_t passed = 0, failed = 0, skipped = 0, not_run = 0;
+  };
+
+  Counts Count() const;
+  void PrintRerun(const TestRecord& record) const;
+  void PrintResult(const TestRecord& record, const std::string& remark);
+  void FailExtra(const std::string& what, const std::string& remark);
+  void FinishLocked();
+  void WriteResults(bool finished = false);
+
+  mutable std::mutex mutex_;
+  const RunInfo info_;
+  const std::string results_directory_;
+  std::vector<TestRecord> records_;
+  size_t next_ = 0;       // index of the record of the next test
+  bool running_ = false;  // the test before it runs
+  size_t printed_ = 0;    // how many result lines there are
+  std::string failures_;  // since the last result line
+  bool write_failed_ = false;
+};
+
+}  // namespace slotzap

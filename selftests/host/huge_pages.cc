@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "host/huge_pages.h"
+
+#include <stdexcept>
+#include <system_error>
+
+#include "base/file_descriptor.h"
+#include "base/range.h"
+
+namespace slotzap {
+namespace {
+
+std::string PoolDirectory(uint64_t page_size, const std::string& root) {
+  return root + "/hugepages-" + std::to_string(page_size / 1024) + "kB";
+}
+
+}  // namespace
+
+uint64_t FreeHugePages(uint64_t page_size, const std::string& root) {
+  const std::string directory = PoolDirectory(page_size, root);
+  if (!FileExists(directory)) return 0;
+  const uint64_t free = std::stoull(ReadLine(directory + "/free_hugepages"));
+  const uint64_t promised = std::stoull(ReadLine(directory + "/resv_hugepages"));
+  return free > promised ? free - promised : 0;
+}
+
+HugePageReservation::HugePageReservation(uint64_t page_size, uint64_t count,
+                                         const std::string& root)
+    : pool_(PoolDirectory(page_size, root) + "/nr_hugepages") {
+  if (!FileExists(pool_))
+    throw std::runtime_error("this machine has no hugetlb pages of " + SizeString(page_size) +
+                             ": there is no " + pool_);
+  free_ = FreeHugePages(page_size, root);
+  if (free_ >= count) return;
+  old_size_ = std::stoull(ReadLine(pool_));
+  WriteFile(pool_, std::to_string(old_size_ + count - free_));
+  raised_ = true;
+  free_ = FreeHugePages(page_size, root);
+}
+
+HugePageReservation::~HugePageReservation() {
+  if (!raised_) return;
+  try {
+    WriteFile(pool_, std::to_string(old_size_));
+  } catch (const std::system_error&) {
+    // The pool stays large: there is nobody left to tell.
+  }
+}
+
+}  // namespace slotzap
