@@ -28,10 +28,13 @@ call() {
 	exit "$status"
 }
 
+# What a script has to undo however it ends; for scripts to define.
+clean_up() { :; }
+
 # Whatever ends a script, the last line says why.
 explain_exit() {
 	local status=$? command=$BASH_COMMAND
-	((status == 0)) || [[ $said ]] && return
+	((status == 0)) || [[ $said ]] && return 0
 	if (($(free_mib "$root") < 32)); then
 		say "error: $me: no space left on the disk that holds $root"
 	else
@@ -135,7 +138,8 @@ for folder in KSRC KDIR; do
 done
 root=$(realpath -- "$(dirname -- "${BASH_SOURCE[0]}")/..")
 cd "$root"
-trap explain_exit EXIT
+trap 'explain_exit; clean_up' EXIT
+trap 'said=1; say "$me: interrupted"; exit 130' INT TERM
 
 choose BASE 6.1
 choose FLAVOUR cloud

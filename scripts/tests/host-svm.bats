@@ -1,0 +1,103 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck disable=SC2016,SC2154 # stand-ins are quoted for later; bats and helpers set variables
+
+load helpers
+
+setup() {
+	setup_copy
+	mkdir -p build/9.9/image-cloud/boot
+	touch build/9.9/image-cloud/boot/vmlinuz-9.9 build/9.9/initramfs.cpio.gz
+	echo 'echo hello' >job
+	export QUIET=2 LIMIT=4
+}
+
+# A QEMU that says on its ports what the test wants: $console, $job and $results are their files.
+fake_qemu() { # SCRIPT
+	stand_in qemu-system-x86_64 '
+		for word; do
+			case $word in
+			*id=console,*) console=${word##*logfile=} heartbeat=${word#*path=} heartbeat=${heartbeat%%,*} ;;
+			*id=job,*) job=${word##*logfile=} ;;
+			*id=results,*) results=${word##*path=} ;;
+			esac
+		done
+		say() { tee -a "$console" >"$heartbeat" <<<"$1"; }
+		'"$1"
+}
+
+host() { scripts/host-svm tdp job out; }
+
+@test "a host that does its job hands back output, results and status" {
+	mkdir r
+	echo fine >r/file
+	tar -czf r.tgz -C r .
+	fake_qemu 'say "slotzap-host: ready after 1.00 s"; echo hello >"$job"
+		{ sha256sum <r.tgz; cat r.tgz; } >"$results"
+		say "slotzap-host: done status 0"'
+	host
+	[[ $(<out/results/file) == fine && $(<out/status) == 0 && $(<out/stdout.log) == hello ]]
+	[[ ! -e out/error ]]
+}
+
+@test "the status of a job that fails is kept" {
+	mkdir r
+	tar -czf r.tgz -C r .
+	fake_qemu '{ sha256sum <r.tgz; cat r.tgz; } >"$results"; say "slotzap-host: done status 7"'
+	run host
+	[[ $status -ne 0 && $(<out/status) == 7 ]]
+}
+
+@test "a panic is named" {
+	fake_qemu 'say "[    1.5] Kernel panic - not syncing: Fatal exception"'
+	refuses "kernel died" "Kernel panic - not syncing: Fatal exception" -- host
+	[[ -s out/error ]]
+}
+
+@test "a host that is silent is ended" {
+	fake_qemu 'say "booting"; echo $$ >pid; exec tail -f /dev/null'
+	refuses "silent for 2 s" "Last line: booting" -- host
+	run ! kill -0 "$(<pid)"
+}
+
+@test "a host that talks for too long is ended" {
+	fake_qemu 'while :; do say "still here"; done'
+	refuses "not finished after 4 s" -- host
+}
+
+@test "a QEMU that does not start is named" {
+	fake_qemu 'echo "qemu: no such machine" >&2; exit 1'
+	refuses "QEMU ended with status 1: qemu: no such machine" -- host
+}
+
+@test "a QEMU that ends early is noticed" {
+	fake_qemu 'say "booting"'
+	refuses "stopped before the job was done" -- host
+}
+
+@test "a module that does not load is named" {
+	fake_qemu 'say "slotzap-host: cannot load kvm_amd"; say "slotzap-host: done status 1"'
+	refuses "cannot load kvm_amd" -- host
+}
+
+@test "an MMU mode that is not in effect is named" {
+	fake_qemu 'say "slotzap-host: kvm.tdp_mmu is N instead of Y"; say "slotzap-host: done status 1"'
+	refuses "kvm.tdp_mmu is N instead of Y" -- host
+}
+
+@test "results that do not arrive whole are noticed" {
+	fake_qemu 'echo "0123  -" >"$results"; echo half >>"$results"; say "slotzap-host: done status 0"'
+	refuses "did not arrive whole" -- host
+}
+
+@test "being interrupted ends QEMU" {
+	export QUIET=60 LIMIT=60
+	mkfifo started
+	fake_qemu 'echo $$ >started; exec tail -f /dev/null'
+	scripts/host-svm tdp job out 3>&- &
+	local pid=$! qemu
+	read -r qemu <started
+	kill -TERM "$pid"
+	wait "$pid" || true
+	run ! kill -0 "$qemu"
+}

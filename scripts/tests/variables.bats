@@ -1,0 +1,54 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck disable=SC2016,SC2154 # stand-ins are quoted for later; bats and helpers set variables
+
+load helpers
+
+setup() { setup_copy; }
+
+@test "a wrong BASE lists the right ones" {
+	refuses "BASE=1.0: not known" "right values: 9.9" -- make run BASE=1.0
+	refuses "BASE=1.0: not known" "right values: 9.9" -- make check BASE=1.0
+}
+
+@test "a wrong ON lists the right ones" {
+	refuses "ON=arm: not known" "right values: svm" -- make run ON=arm
+}
+
+@test "an ON that is to come says so" {
+	refuses "ON=vmx: not covered yet; covered: svm" -- make check ON=vmx
+}
+
+@test "a wrong MODES lists the right ones" {
+	refuses "MODES=fast: not known" "tdp legacy shadow" -- make run MODES="tdp fast"
+	refuses "MODES is empty" "tdp legacy shadow" -- env MODES=" " scripts/run
+}
+
+@test "a wrong FLAVOUR lists the right ones" {
+	refuses "FLAVOUR=rt: not known" "cloud amd64" -- make modules FLAVOUR=rt
+}
+
+@test "a wrong JOBS says what it should be" {
+	refuses "JOBS=many: not a number above zero" -- make modules JOBS=many
+	refuses "JOBS=0" -- make modules JOBS=0
+}
+
+@test "a wrong KDIR says what it should be" {
+	refuses "KDIR=/nowhere: not a folder of kernel headers" -- make modules KDIR=/nowhere
+}
+
+@test "a wrong KSRC says what is wrong with it" {
+	refuses "KSRC=/nowhere: no such folder" -- make modules KSRC=/nowhere
+	make_tree "$BATS_TEST_TMPDIR/linux"
+	sed -i 's/= 9$/= 8/' "$BATS_TEST_TMPDIR/linux/Makefile"
+	refuses "holds Linux 8.8, but BASE=9.9" -- make modules KSRC="$BATS_TEST_TMPDIR/linux"
+}
+
+@test "make lists every target and the defaults" {
+	run --separate-stderr make BASE=9.9
+	[[ $status -eq 0 ]]
+	for word in run check modules patch unpatch mutants clean distclean BASE=9.9 FLAVOUR=cloud \
+		ON=svm 'MODES="tdp legacy shadow"' FILTER= KSRC= KDIR= JOBS=; do
+		[[ $output == *"$word"* ]]
+	done
+}
