@@ -148,9 +148,8 @@ int RunTests(const HarnessOptions& options, const Flags& flags) {
   RunInfo info = DescribeRun(options, flags);
   const auto log = OpenGate(options.kernel_log_gate, flags.kernel_log, info.gate);
   Session session(std::move(info), flags.results);
-  Watchdog watchdog(std::chrono::seconds(flags.timeout), [&](std::chrono::seconds limit) {
-    EndHungProcess(session, limit);
-  });
+  Watchdog watchdog(std::chrono::seconds(flags.timeout),
+                    [&](std::chrono::seconds limit) { EndHungProcess(session, limit); });
   InstallFatalSignalHandler();
   {
     const std::lock_guard lock(hooks_mutex);

@@ -218,15 +218,10 @@ void Session::WriteResults(bool finished) {
                      {"seconds", record.seconds},
                      {"message", is_next ? "the process ended here" : record.message}});
   }
-  const nlohmann::ordered_json results = {{"kernel", info_.kernel},
-                                          {"vendor", info_.vendor},
-                                          {"mode", info_.mode},
-                                          {"emulator", info_.emulator},
-                                          {"kernel_log_gate", info_.gate},
-                                          {"passed", counts.passed},
-                                          {"failed", counts.failed},
-                                          {"skipped", counts.skipped},
-                                          {"tests", std::move(tests)}};
+  const nlohmann::ordered_json results = {
+      {"kernel", info_.kernel},     {"vendor", info_.vendor},        {"mode", info_.mode},
+      {"emulator", info_.emulator}, {"kernel_log_gate", info_.gate}, {"passed", counts.passed},
+      {"failed", counts.failed},    {"skipped", counts.skipped},     {"tests", std::move(tests)}};
   const std::string path = results_directory_ + "/results.json";
   std::ofstream out(path + ".new", std::ios::trunc);
   // Kernel logs need not be valid UTF-8.

@@ -47,7 +47,7 @@ class Session {
   // The next tests to run, in their order.
   void Plan(const std::vector<std::string>& tests);
   void Diagnostic(std::string_view text);
-  void TestStarted();         // the next one of the plan
+  void TestStarted();                   // the next one of the plan
   void Failure(std::string_view text);  // of the running test, or of what runs between tests
   void TestEnded(Outcome outcome, double seconds, std::string_view skip_reason);
   // Reports the failures since the last test as those of `what`, which wasn't planned.

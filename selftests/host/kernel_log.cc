@@ -76,9 +76,9 @@ bool IsSplat(std::string_view message) {
   if (message.starts_with("WARNING: ")) return !IsRemarkOnMachine(message);
   if (message.starts_with("BUG ")) return Contains(message, "): ");  // of the slab allocator
   constexpr std::array<std::string_view, 12> kStarts = {
-      "BUG: ",       "[ BUG: ", "Oops:",  "general protection fault", "kernel BUG at",
-      "KASAN: ",     "UBSAN: ", "KCSAN:", "INFO: trying to register", "list_add ",
-      "list_del ",   "refcount_t:"};
+      "BUG: ",     "[ BUG: ",    "Oops:",  "general protection fault", "kernel BUG at",
+      "KASAN: ",   "UBSAN: ",    "KCSAN:", "INFO: trying to register", "list_add ",
+      "list_del ", "refcount_t:"};
   // Many of these also come with a "WARNING: " or "BUG: ", but not in every version and option.
   constexpr std::array<std::string_view, 17> kParts = {
       "use-after-free",

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "host/huge_pages.h"
+
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+
+#include "base/file_descriptor.h"
+#include "base/range.h"
+#include "unit/temp_dir.h"
+
+namespace slotzap {
+namespace {
+
+using namespace literals;
+
+class FakeHugePages : public testing::Test {
+ protected:
+  FakeHugePages() {
+    dir_.Write("hugepages-2048kB/nr_hugepages", "10\n");
+    dir_.Write("hugepages-2048kB/free_hugepages", "7\n");
+    dir_.Write("hugepages-2048kB/resv_hugepages", "3\n");
+  }
+  std::string PoolSize() const { return ReadLine(dir_.path() + "/hugepages-2048kB/nr_hugepages"); }
+
+  TempDir dir_;
+};
+
+TEST_F(FakeHugePages, PromisedPagesAreNotFree) {
+  EXPECT_EQ(FreeHugePages(2_MiB, dir_.path()), 4u);
+  EXPECT_EQ(FreeHugePages(1_GiB, dir_.path()), 0u);
+}
+
+TEST_F(FakeHugePages, TheLackingPagesAreAddedAndTakenBack) {
+  {
+    const HugePageReservation reservation(2_MiB, 16, dir_.path());
+    EXPECT_EQ(PoolSize(), "22");
+    EXPECT_EQ(reservation.free(), 4u);  // the stand-in doesn't add any
+  }
+  EXPECT_EQ(PoolSize(), "10");
+}
+
+TEST_F(FakeHugePages, NothingChangesIfThereAreEnough) {
+  const HugePageReservation reservation(2_MiB, 4, dir_.path());
+  EXPECT_EQ(PoolSize(), "10");
+  EXPECT_EQ(reservation.free(), 4u);
+}
+
+TEST_F(FakeHugePages, ASizeTheMachineLacksIsAnError) {
+  EXPECT_THROW(HugePageReservation(1_GiB, 1, dir_.path()), std::runtime_error);
+}
+
+}  // namespace
+}  // namespace slotzap
