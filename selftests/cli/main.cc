@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// slotzap: what this machine's KVM does when a memslot goes away.
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "base/file_descriptor.h"
+#include "cli/comparison.h"
+#include "cli/measure.h"
+
+namespace {
+
+int Compare(const slotzap::MeasureConfig& config, const std::string& mode,
+            const std::string& json_path) {
+  const slotzap::ModeReport report = slotzap::Measure(config);
+  if (!mode.empty() && mode != report.mode)
+    throw std::runtime_error("KVM is in " + report.mode + " mode, not in " + mode +
+                             " mode: load it with other parameters");
+  if (!json_path.empty()) {
+    std::ofstream file(json_path);
+    file << slotzap::ToJson(report).dump(2) << "\n";
+    if (!file.flush()) throw std::runtime_error("can't write " + json_path);
+  }
+  std::cout << slotzap::Table({report});
+  const slotzap::Verdict verdict = slotzap::Judge({report});
+  std::cout << "\n" << verdict.sentence << "\n";
+  return verdict.result;
+}
+
+int ShowTable(const std::vector<std::string>& paths) {
+  std::vector<slotzap::ModeReport> reports;
+  for (const std::string& path : paths) {
+    try {
+      reports.push_back(slotzap::FromJson(nlohmann::json::parse(slotzap::ReadFile(path))));
+    } catch (const nlohmann::json::exception& e) {
+      throw std::runtime_error(path + ": " + e.what());
+    }
+  }
+  const slotzap::Verdict verdict = slotzap::Judge(reports);
+  std::cout << slotzap::Table(reports) << "\n" << verdict.sentence << "\n";
+  return verdict.result;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("What KVM throws away when a memslot is deleted or moved");
+  app.require_subcommand(1);
+
+  slotzap::MeasureConfig config;
+  std::string mode;
+  std::string json_path;
+  CLI::App* compare = app.add_subcommand(
+      "compare", "delete and move a slot with the quirk on and off, on this machine's KVM");
+  compare->add_option("--mode", mode, "fail unless KVM is in this MMU mode")
+      ->check(CLI::IsMember({"tdp", "legacy", "shadow"}));
+  compare->add_option("--json", json_path, "write the figures to this file");
+  compare->add_option("--rounds", config.rounds, "how often each update is measured")
+      ->check(CLI::Range(2, 1000))
+      ->capture_default_str();
+
+  std::vector<std::string> paths;
+  CLI::App* table = app.add_subcommand("table", "show figures that compare wrote");
+  table->add_option("file", paths, "JSON files of slotzap compare")
+      ->required()
+      ->check(CLI::ExistingFile);
+
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return compare->parsed() ? Compare(config, mode, json_path) : ShowTable(paths);
+  } catch (const std::exception& e) {
+    std::cerr << "slotzap: " << e.what() << "\n";
+    return 1;
+  }
+}

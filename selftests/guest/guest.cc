@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "guest/guest.h"
+
+#include <linux/kvm.h>
+
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+
+extern "C" {
+extern const std::byte slotzap_agent_image[];
+extern const std::byte slotzap_agent_image_end[];
+}
+
+namespace slotzap {
+namespace {
+
+using guest::Command;
+using guest::Mailbox;
+
+constexpr uint64_t kCr0 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1ull << 31;  // PE MP ET NE WP PG
+constexpr uint64_t kCr4 = 1 << 5;                                              // PAE
+constexpr uint64_t kEfer = 1 << 8 | 1 << 10;                                   // LME LMA
+
+kvm_segment FlatSegment(uint16_t selector, uint8_t type) {
+  kvm_segment segment = {};
+  segment.limit = 0xffffffff;
+  segment.selector = selector;
+  segment.type = type;
+  segment.present = 1;
+  segment.s = 1;
+  segment.g = 1;
+  return segment;
+}
+
+void EnterLongMode(Vcpu& vcpu, Gpa cr3, Gpa mailbox) {
+  kvm_sregs sregs = vcpu.Sregs();
+  sregs.cr0 = kCr0;
+  sregs.cr3 = cr3;
+  sregs.cr4 = kCr4;
+  sregs.efer = kEfer;
+  sregs.cs = FlatSegment(0x08, 0xb);
+  sregs.cs.l = 1;
+  sregs.ds = FlatSegment(0x10, 0x3);
+  sregs.ds.db = 1;
+  sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.ds;
+  sregs.gs.base = mailbox;
+  vcpu.SetSregs(sregs);
+}
+
+}  // namespace
+
+std::span<const std::byte> AgentImage() {
+  return {slotzap_agent_image, slotzap_agent_image_end};
+}
+
+Guest::Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3) : vcpu_(std::move(vcpu)) {
+  const unsigned id = vcpu_->id();
+  if (id >= guest::kMaxVcpus)
+    throw std::out_of_range("the agent has room for " + std::to_string(guest::kMaxVcpus) +
+                            " vCPUs");
+  const Gpa mailbox_gpa = guest::kMailboxGpa + id * kPageSize;
+  mailbox_ = reinterpret_cast<Mailbox*>(agent.memory().data() + agent.config().offset +
+                                        (mailbox_gpa - agent.range().start));
+  *mailbox_ = {};
+  mailbox_->self = mailbox_gpa;
+
+  EnterLongMode(*vcpu_, cr3, mailbox_gpa);
+  kvm_regs regs = {};
+  regs.rip = guest::kAgentGpa;
+  regs.rsp = guest::kStackGpa + (id + 1) * kPageSize;
+  regs.rdi = mailbox_gpa;
+  regs.rflags = 2;
+  vcpu_->SetRegs(regs);
+
+  const Outcome outcome = RunUntilDone();
+  if (!outcome.done)
+    throw std::runtime_error("the guest agent did not start: " + outcome.exit_text);
+}
+
+void Guest::Post(Command command, std::initializer_list<uint64_t> args) {
+  Mailbox& m = mailbox();
+  m.command = command;
+  m.ranges_count = 0;
+  size_t i = 0;
+  for (const uint64_t arg : args) m.args[i++] = arg;
+  m.result = 0;
+  m.verdict = {};
+  m.passes = 0;
+  m.stop = 0;
+}
+
+void Guest::PostRanges(Command command, std::span<const Pattern> patterns, uint64_t arg0) {
+  if (patterns.size() > guest::kMaxRanges)
+    throw std::length_error("a command takes " + std::to_string(guest::kMaxRanges) + " ranges");
+  Post(command, {arg0});
+  Mailbox& m = mailbox();
+  for (const Pattern& pattern : patterns)
+    m.ranges[m.ranges_count++] = {pattern.range.start, pattern.range.pages(), pattern.seed,
+                                  pattern.first_word, pattern.period};
+}
+
+void Guest::AnswerMmio(Outcome& outcome) {
+  kvm_run& run = vcpu_->run();
+  MmioAccess access = {run.mmio.phys_addr, run.mmio.len, run.mmio.is_write != 0, 0};
+  if (!access.write) std::memset(run.mmio.data, 0xff, sizeof(run.mmio.data));
+  std::memcpy(&access.value, run.mmio.data, sizeof(access.value));
+  if (outcome.mmio_count++ < Outcome::kMmioKept) outcome.mmio.push_back(access);
+}
+
+Outcome Guest::RunUntilDone() {
+  Outcome outcome;
+  for (;;) {
+    const KvmStatus status = vcpu_->TryRun();
+    const kvm_run& run = vcpu_->run();
+    if (!status.ok()) {
+      if (status.error() == EINTR) continue;
+      status.OrThrow();
+    }
+    if (run.exit_reason == KVM_EXIT_MMIO) {
+      AnswerMmio(outcome);
+      continue;
+    }
+    const Mailbox& m = mailbox();
+    outcome.exit_reason = run.exit_reason;
+    outcome.exit_text = vcpu_->ExitText();
+    outcome.value = m.result;
+    outcome.verdict = m.verdict;
+    if (run.exit_reason == KVM_EXIT_IO && run.io.port == guest::kDonePort) {
+      outcome.done = true;
+    } else if (run.exit_reason == KVM_EXIT_IO && run.io.port == guest::kExceptionPort) {
+      outcome.exit_text = "guest exception: vector " + std::to_string(m.vector) + ", error code " +
+                          Hex(m.error_code) + ", rip " + Hex(m.rip) + ", cr2 " + Hex(m.cr2);
+    }
+    return outcome;
+  }
+}
+
+Outcome Guest::Read(Gpa gpa) {
+  Post(Command::kRead, {gpa});
+  return RunUntilDone();
+}
+
+Outcome Guest::Write(Gpa gpa, uint64_t value) {
+  Post(Command::kWrite, {gpa, value});
+  return RunUntilDone();
+}
+
+Outcome Guest::Touch(std::initializer_list<GpaRange> ranges, bool write) {
+  std::vector<Pattern> patterns;
+  for (const GpaRange& range : ranges) patterns.push_back({.range = range});
+  PostRanges(Command::kTouch, patterns, write ? 1 : 0);
+  return RunUntilDone();
+}
+
+Outcome Guest::Fill(std::initializer_list<Pattern> patterns) {
+  PostRanges(Command::kFill, {patterns.begin(), patterns.size()});
+  return RunUntilDone();
+}
+
+Outcome Guest::Verify(std::initializer_list<Pattern> patterns) {
+  PostRanges(Command::kVerify, {patterns.begin(), patterns.size()});
+  return RunUntilDone();
+}
+
+Outcome Guest::Call(Gpa function) {
+  Post(Command::kCall, {function});
+  return RunUntilDone();
+}
+
+Outcome Guest::SetCr3(Gpa root) {
+  Post(Command::kSetCr3, {root});
+  return RunUntilDone();
+}
+
+Outcome Guest::SetCacheDisable(bool on) {
+  Post(Command::kSetCacheDisable, {on ? 1ull : 0ull});
+  return RunUntilDone();
+}
+
+Outcome Guest::Nop() {
+  Post(Command::kNop);
+  return RunUntilDone();
+}
+
+Outcome Guest::Resume() { return RunUntilDone(); }
+
+std::string Guest::Describe() const {
+  const Mailbox& m = mailbox();
+  return "vCPU " + std::to_string(vcpu_->id()) + ": command " +
+         std::to_string(static_cast<uint32_t>(m.command)) + ", passes " +
+         std::to_string(m.passes) + ", words " + std::to_string(m.verdict.words) + ", absent " +
+         std::to_string(m.verdict.absent) + ", wrong " + std::to_string(m.verdict.wrong) +
+         ", last exit " + vcpu_->ExitText();
+}
+
+VerifyLoop::VerifyLoop(Guest& guest, std::vector<Pattern> patterns)
+    : guest_(guest), patterns_(std::move(patterns)) {
+  guest_.PostRanges(Command::kVerifyLoop, patterns_);
+  thread_ = std::thread([this] {
+    outcome_ = guest_.RunUntilDone();
+    __atomic_store_n(&ended_, true, __ATOMIC_RELEASE);
+  });
+}
+
+VerifyLoop::~VerifyLoop() { Stop(); }
+
+uint64_t VerifyLoop::passes() const {
+  return __atomic_load_n(&guest_.mailbox().passes, __ATOMIC_ACQUIRE);
+}
+
+guest::Verdict VerifyLoop::verdict() const {
+  // The guest is counting meanwhile: a field may be newer than another, but none is torn.
+  const guest::Verdict& v = guest_.mailbox().verdict;
+  const auto load = [](const uint64_t& field) { return __atomic_load_n(&field, __ATOMIC_ACQUIRE); };
+  return {load(v.words),     load(v.matches),    load(v.absent),        load(v.wrong),
+          load(v.wrong_gpa), load(v.wrong_seen), load(v.wrong_expected)};
+}
+
+void VerifyLoop::WaitForPasses(uint64_t n) const {
+  // The pass that is under way began before the call.
+  const uint64_t goal = passes() + 1 + n;
+  while (passes() < goal && !ended()) std::this_thread::yield();
+}
+
+const Outcome& VerifyLoop::Stop() {
+  __atomic_store_n(&guest_.mailbox().stop, uint64_t{1}, __ATOMIC_RELEASE);
+  if (thread_.joinable()) thread_.join();
+  return outcome_;
+}
+
+}  // namespace slotzap

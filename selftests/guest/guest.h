@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// The agent in the guest, as the host commands it: one Guest per vCPU.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/range.h"
+#include "guest/protocol.h"
+#include "kvm/memory_slot.h"
+#include "kvm/vcpu.h"
+
+namespace slotzap {
+
+// The agent's image, to be loaded at guest::kAgentGpa.
+std::span<const std::byte> AgentImage();
+
+// An access of the guest to where no memslot is.
+struct MmioAccess {
+  Gpa gpa;
+  unsigned size;  // bytes
+  bool write;
+  uint64_t value;  // what was written; for reads what the host answered, guest::kNoMemory
+  bool operator==(const MmioAccess&) const = default;
+};
+
+// Memory whose contents are known: see guest::Range.
+struct Pattern {
+  GpaRange range;
+  uint64_t seed = 0;
+  uint64_t first_word = 0;
+  uint64_t period = 0;
+};
+
+// What happened when a vCPU executed a command.
+struct Outcome {
+  bool done = false;           // the agent finished and handed control back
+  uint32_t exit_reason = 0;    // if not: the KVM_EXIT_* that the host can't resolve
+  std::string exit_text;       // and that exit in words, with the exception if there was one
+  uint64_t value = 0;          // the command's result
+  guest::Verdict verdict = {};
+  uint64_t mmio_count = 0;        // accesses to where no memslot is
+  std::vector<MmioAccess> mmio;   // the first kMmioKept of them
+
+  static constexpr size_t kMmioKept = 64;
+};
+
+class Guest {
+ public:
+  // A vCPU about to enter the agent, in 64-bit mode with its page tables at `cr3`.  `agent` is the
+  // memslot that the agent was loaded into.
+  Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3);
+
+  Vcpu& vcpu() { return *vcpu_; }
+
+  // The commands of guest/protocol.h.  Each returns when the agent is done with it, or when the
+  // vCPU exits for a reason that the host can't resolve (`done` is false then).  Accesses to where
+  // no memslot is are answered as a bus would: reads give all ones, writes are dropped.
+  Outcome Read(Gpa gpa);
+  Outcome Write(Gpa gpa, uint64_t value);
+  Outcome TouchRead(std::initializer_list<GpaRange> ranges) { return Touch(ranges, false); }
+  Outcome TouchWrite(std::initializer_list<GpaRange> ranges) { return Touch(ranges, true); }
+  Outcome Fill(std::initializer_list<Pattern> patterns);
+  Outcome Verify(std::initializer_list<Pattern> patterns);
+  Outcome Call(Gpa function);
+  Outcome SetCr3(Gpa root);
+  Outcome SetCacheDisable(bool on);
+  Outcome Nop();
+
+  // After an outcome that was not done: goes on with the same command.
+  Outcome Resume();
+
+  // Registers and mailbox in words, for a report about a vCPU that hangs.
+  std::string Describe() const;
+
+ private:
+  friend class VerifyLoop;
+
+  guest::Mailbox& mailbox() const { return *mailbox_; }
+  void Post(guest::Command command, std::initializer_list<uint64_t> args = {});
+  void PostRanges(guest::Command command, std::span<const Pattern> patterns, uint64_t arg0 = 0);
+  Outcome Touch(std::initializer_list<GpaRange> ranges, bool write);
+  Outcome RunUntilDone();
+  void AnswerMmio(Outcome& outcome);
+
+  std::unique_ptr<Vcpu> vcpu_;
+  guest::Mailbox* mailbox_;
+};
+
+// A vCPU that verifies patterns over and over, on a thread of its own, until Stop().
+class VerifyLoop {
+ public:
+  VerifyLoop(Guest& guest, std::vector<Pattern> patterns);
+  VerifyLoop(const VerifyLoop&) = delete;
+  VerifyLoop& operator=(const VerifyLoop&) = delete;
+  ~VerifyLoop();
+
+  // Passes over all patterns so far, and what they found so far.
+  uint64_t passes() const;
+  guest::Verdict verdict() const;
+  // Returns when another `n` passes have begun and ended since the call, or the loop has ended by
+  // itself.
+  void WaitForPasses(uint64_t n) const;
+  bool ended() const { return __atomic_load_n(&ended_, __ATOMIC_ACQUIRE); }
+
+  // Tells the guest to stop and waits for it.
+  const Outcome& Stop();
+
+ private:
+  Guest& guest_;
+  std::vector<Pattern> patterns_;
+  Outcome outcome_;
+  bool ended_ = false;
+  std::thread thread_;
+};
+
+}  // namespace slotzap

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// A VM with the agent in it, ready for commands.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "guest/guest.h"
+#include "guest/page_tables.h"
+#include "kvm/kvm.h"
+#include "kvm/vm.h"
+
+namespace slotzap {
+
+struct GuestVmConfig {
+  bool slot_zap_all = true;  // KVM_X86_QUIRK_SLOT_ZAP_ALL
+  unsigned vcpus = 1;
+};
+
+// Guest physical memory of such a VM: the agent and its page tables (guest/protocol.h) below
+// kFirstFreeGpa, whatever the test adds above.  The guest's virtual addresses are its physical
+// ones: below k2MMappedEnd through 2 MiB pages, above through 1 GiB pages if the CPU has them.
+class GuestVm {
+ public:
+  static constexpr Gpa kFirstFreeGpa = 16ull << 20;
+  static constexpr Gpa k2MMappedEnd = 16ull << 30;
+
+  explicit GuestVm(const GuestVmConfig& config = {});
+
+  Vm& vm() { return *vm_; }
+  Guest& guest(unsigned i = 0) { return *guests_.at(i); }
+  unsigned vcpus() const { return static_cast<unsigned>(guests_.size()); }
+
+  MemorySlot& agent_slot() { return *agent_slot_; }
+  MemorySlot& tables_slot() { return *tables_slot_; }
+  // Page tables of the guest in `tables_slot()` that all vCPUs start with.
+  PageTables& tables() { return *tables_; }
+  // What is left of tables_slot() for further page tables: its second half.
+  GpaRange spare_tables() const;
+
+  MemorySlot AddSlot(Gpa gpa, uint64_t size, Backing backing = Backing::k4K) {
+    return vm().AddSlot(gpa, size, backing);
+  }
+
+  // Page faults that installed an SPTE, over all vCPUs.
+  uint64_t FixedFaults() const;
+
+ private:
+  void MapAll();
+
+  Kvm kvm_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<MemorySlot> agent_slot_;
+  std::unique_ptr<MemorySlot> tables_slot_;
+  std::unique_ptr<PageTables> tables_;
+  std::vector<std::unique_ptr<Guest>> guests_;
+};
+
+}  // namespace slotzap

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "guest/page_tables.h"
+
+#include <stdexcept>
+
+namespace slotzap {
+namespace {
+
+constexpr uint64_t kPresent = 1ull << 0;
+constexpr uint64_t kWritable = 1ull << 1;
+constexpr uint64_t kAccessed = 1ull << 5;
+constexpr uint64_t kDirty = 1ull << 6;
+constexpr uint64_t kLarge = 1ull << 7;
+constexpr uint64_t kAddress = 0x000ffffffffff000;
+
+constexpr int kRootLevel = 4;
+
+constexpr int LeafLevel(GuestPageSize size) {
+  return size == GuestPageSize::k1G ? 3 : size == GuestPageSize::k2M ? 2 : 1;
+}
+
+constexpr uint64_t IndexAt(uint64_t virt, int level) {
+  return virt >> (kPageShift + 9 * static_cast<uint64_t>(level - 1)) & 511;
+}
+
+}  // namespace
+
+PageTables::PageTables(MemorySlot& slot, GpaRange window)
+    : slot_(slot), window_(window), next_(window.start) {
+  if (window.start < slot.range().start || window.end() > slot.range().end())
+    throw std::invalid_argument("page tables at " + ToString(window) + " are not in the slot " +
+                                ToString(slot.range()));
+  NewTable();
+}
+
+Gpa PageTables::NewTable() {
+  if (next_ + kPageSize > window_.end())
+    throw std::length_error("no room for another page table in " + ToString(window_));
+  for (uint64_t i = 0; i < kPageSize; i += 8) slot_.Store(next_ + i, 0);
+  return std::exchange(next_, next_ + kPageSize);
+}
+
+void PageTables::MapOne(uint64_t virt, Gpa phys, int leaf_level) {
+  Gpa table = root();
+  for (int level = kRootLevel; level > leaf_level; level--) {
+    const Gpa entry_gpa = table + IndexAt(virt, level) * 8;
+    uint64_t entry = slot_.Load(entry_gpa);
+    if ((entry & kLarge) != 0)
+      throw std::invalid_argument(Hex(virt) + " is mapped by a larger page already");
+    if ((entry & kPresent) == 0) {
+      entry = NewTable() | kPresent | kWritable | kAccessed;
+      slot_.Store(entry_gpa, entry);
+    }
+    table = entry & kAddress;
+  }
+  // Accessed and dirty are set in advance: the guest's walks then never write to its tables.
+  const uint64_t size_bit = leaf_level > 1 ? kLarge : 0;
+  slot_.Store(table + IndexAt(virt, leaf_level) * 8,
+              phys | kPresent | kWritable | kAccessed | kDirty | size_bit);
+}
+
+void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_size) {
+  const auto step = static_cast<uint64_t>(page_size);
+  if (virt % step != 0 || phys % step != 0 || size % step != 0)
+    throw std::invalid_argument("mapping " + Hex(virt) + " to " + Hex(phys) + ", " +
+                                SizeString(size) + ": not aligned to pages of " +
+                                SizeString(step));
+  for (uint64_t offset = 0; offset < size; offset += step)
+    MapOne(virt + offset, phys + offset, LeafLevel(page_size));
+}
+
+}  // namespace slotzap

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// The guest's own page tables, written by the host into guest memory: 4 levels, 64-bit entries
+// (AMD APM volume 2, 5.3; Intel SDM volume 3, 4.5).
+#pragma once
+
+#include <cstdint>
+
+#include "base/range.h"
+#include "kvm/memory_slot.h"
+
+namespace slotzap {
+
+// What one guest page table entry maps.
+enum class GuestPageSize : uint64_t { k4K = 1ull << 12, k2M = 1ull << 21, k1G = 1ull << 30 };
+
+// A hierarchy of page tables that is built up by Map().  Tables are taken one after the other from
+// a window of a memslot, the root first.
+class PageTables {
+ public:
+  // The tables live in `window`, which has to lie in `slot`.  Clears the first page: the root.
+  PageTables(MemorySlot& slot, GpaRange window);
+
+  // The address of the root, for CR3.
+  Gpa root() const { return window_.start; }
+  // The tables in use, as guest physical memory.
+  GpaRange used() const { return {window_.start, next_ - window_.start}; }
+
+  // Maps [virt, virt + size) to [phys, phys + size), writable and executable, in pages of
+  // `page_size`, to which all three have to be aligned.  Throws if the window is full or a part of
+  // it is mapped already with another page size.
+  void Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_size);
+  // Makes [range) reachable at its own address.
+  void MapIdentity(GpaRange range, GuestPageSize page_size) {
+    Map(range.start, range.start, range.size, page_size);
+  }
+
+ private:
+  Gpa NewTable();
+  void MapOne(uint64_t virt, Gpa phys, int leaf_level);
+
+  MemorySlot& slot_;
+  GpaRange window_;
+  Gpa next_;
+};
+
+}  // namespace slotzap

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "kvm/kvm.h"
+
+#include <fcntl.h>
+
+#include <cstring>
+#include <system_error>
+
+namespace slotzap {
+
+Kvm::Kvm() : fd_(FileDescriptor::Open("/dev/kvm", O_RDWR)) {
+  const int version = SLOTZAP_IOCTL(fd_.get(), KVM_GET_API_VERSION, 0).OrThrow();
+  if (version != KVM_API_VERSION)
+    throw KvmError("/dev/kvm speaks API version " + std::to_string(version) + ", not " +
+                       std::to_string(KVM_API_VERSION),
+                   EPROTO);
+}
+
+std::string Kvm::Unavailable() {
+  try {
+    const Kvm kvm;
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
+
+int Kvm::CheckExtension(int capability) const {
+  return SLOTZAP_IOCTL(fd_.get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability))
+      .OrThrow();
+}
+
+FileDescriptor Kvm::CreateVm() const {
+  return FileDescriptor(SLOTZAP_IOCTL(fd_.get(), KVM_CREATE_VM, 0).OrThrow());
+}
+
+std::vector<kvm_cpuid_entry2> Kvm::SupportedCpuid() const {
+  constexpr uint32_t kMaxEntries = 256;
+  // A kvm_cpuid2 is followed by its entries.
+  std::vector<kvm_cpuid_entry2> buffer(kMaxEntries + 1);
+  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(buffer.data());
+  cpuid->nent = kMaxEntries;
+  SLOTZAP_IOCTL(fd_.get(), KVM_GET_SUPPORTED_CPUID, cpuid, "256 entries").OrThrow();
+  const auto* entries = reinterpret_cast<const kvm_cpuid_entry2*>(cpuid + 1);
+  return {entries, entries + cpuid->nent};
+}
+
+uint64_t Kvm::VcpuMmapSize() const {
+  return static_cast<uint64_t>(SLOTZAP_IOCTL(fd_.get(), KVM_GET_VCPU_MMAP_SIZE, 0).OrThrow());
+}
+
+}  // namespace slotzap

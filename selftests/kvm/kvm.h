@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// /dev/kvm: what the module as a whole can say and do.
+// Documentation/virt/kvm/api.rst of the kernel describes every ioctl named here.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <string>
+#include <vector>
+
+#include "base/file_descriptor.h"
+#include "kvm/status.h"
+
+namespace slotzap {
+
+class Kvm {
+ public:
+  // Opens /dev/kvm.  Throws if it can't be opened, or speaks another API version than 12.
+  Kvm();
+
+  // Why /dev/kvm can't be used, or an empty string.
+  static std::string Unavailable();
+
+  // KVM_CHECK_EXTENSION: 0 if the module lacks the capability.
+  int CheckExtension(int capability) const;
+
+  // KVM_CREATE_VM.  The file descriptor of a new VM of the default type.
+  FileDescriptor CreateVm() const;
+
+  // KVM_GET_SUPPORTED_CPUID: all that the module can offer a guest.
+  std::vector<kvm_cpuid_entry2> SupportedCpuid() const;
+
+  // KVM_GET_VCPU_MMAP_SIZE, in bytes.
+  uint64_t VcpuMmapSize() const;
+
+ private:
+  FileDescriptor fd_;
+};
+
+}  // namespace slotzap

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "kvm/memory_slot.h"
+
+#include <linux/kvm.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "kvm/vm.h"
+
+namespace slotzap {
+
+GuestMemory::GuestMemory(uint64_t size, Backing backing, uint64_t align)
+    : file_(MemoryFile(size, backing)),
+      mapping_(Mapping::Shared(file_.get(), size, 0,
+                               align != 0 ? align : BackingPageSize(backing))) {
+  if (madvise(mapping_.data(), size, MADV_POPULATE_WRITE) != 0)
+    ThrowErrno("allocate " + SizeString(size) + " of guest memory in pages of " +
+               SizeString(BackingPageSize(backing)));
+}
+
+std::shared_ptr<GuestMemory> GuestMemory::Sparse(uint64_t size) {
+  return std::shared_ptr<GuestMemory>(new GuestMemory(Mapping::Anonymous(size, 1ull << 30)));
+}
+
+uint64_t GuestMemory::Load(uint64_t offset) const {
+  return __atomic_load_n(mapping_.at<uint64_t>(offset), __ATOMIC_ACQUIRE);
+}
+
+void GuestMemory::Store(uint64_t offset, uint64_t value) const {
+  __atomic_store_n(mapping_.at<uint64_t>(offset), value, __ATOMIC_RELEASE);
+}
+
+void GuestMemory::Write(uint64_t offset, std::span<const std::byte> bytes) const {
+  if (bytes.size() > size() || offset > size() - bytes.size())
+    throw std::out_of_range("write beyond the end of guest memory");
+  std::memcpy(data() + offset, bytes.data(), bytes.size());
+}
+
+MemorySlot::MemorySlot(Vm& vm, uint16_t id, SlotConfig config)
+    : vm_(&vm), id_(id), config_(std::move(config)) {
+  if (config_.size == 0) config_.size = config_.memory->size() - config_.offset;
+}
+
+Gpa MemorySlot::page(int64_t i) const {
+  const auto pages = static_cast<int64_t>(range().pages());
+  const int64_t index = i < 0 ? pages + i : i;
+  if (index < 0 || index >= pages)
+    throw std::out_of_range("slot " + std::to_string(id_) + " has no page " + std::to_string(i));
+  return config_.gpa + static_cast<uint64_t>(index) * kPageSize;
+}
+
+uint64_t MemorySlot::Load(Gpa gpa) const {
+  return config_.memory->Load(config_.offset + (gpa - config_.gpa));
+}
+
+void MemorySlot::Store(Gpa gpa, uint64_t value) const {
+  config_.memory->Store(config_.offset + (gpa - config_.gpa), value);
+}
+
+void MemorySlot::AddWith(std::shared_ptr<GuestMemory> memory, uint64_t offset) {
+  config_.memory = std::move(memory);
+  config_.offset = offset;
+  Add();
+}
+
+KvmStatus MemorySlot::TryMoveTo(Gpa gpa) {
+  const Gpa old = std::exchange(config_.gpa, gpa);
+  KvmStatus status = Set(config_.size);
+  if (!status.ok()) config_.gpa = old;
+  return status;
+}
+
+KvmStatus MemorySlot::TrySetFlags(uint32_t flags) {
+  const uint32_t old = std::exchange(config_.flags, flags);
+  KvmStatus status = Set(config_.size);
+  if (!status.ok()) config_.flags = old;
+  return status;
+}
+
+KvmStatus MemorySlot::Set(uint64_t size) {
+  kvm_userspace_memory_region region = {};
+  region.slot = static_cast<uint32_t>(config_.address_space) << 16 | id_;
+  region.flags = config_.flags;
+  region.guest_phys_addr = config_.gpa;
+  region.memory_size = size;
+  region.userspace_addr = config_.memory->address() + config_.offset;
+  return SLOTZAP_IOCTL(vm_->fd(), KVM_SET_USER_MEMORY_REGION, &region,
+                       "address space " + std::to_string(config_.address_space) + ", slot " +
+                           std::to_string(id_) + ", flags " + Hex(region.flags) + ", gpa " +
+                           Hex(region.guest_phys_addr) + ", size " + Hex(size));
+}
+
+}  // namespace slotzap

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Memslots, and the memory behind them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/mapping.h"
+#include "base/range.h"
+#include "kvm/status.h"
+
+namespace slotzap {
+
+class Vm;
+
+// Memory that can be given to a guest: a memory file, mapped here, all pages allocated, so that a
+// guest's fault never waits for, or is blurred by, the host's own.  Outlives its memslots.
+class GuestMemory {
+ public:
+  // The mapping is aligned to `align`, by default to the backing's page size.  KVM uses a large
+  // page only where guest physical and host virtual address agree in the offset into it.
+  explicit GuestMemory(uint64_t size, Backing backing = Backing::k4K, uint64_t align = 0);
+  // Address space that takes no memory until touched, for slots larger than the machine.
+  static std::shared_ptr<GuestMemory> Sparse(uint64_t size);
+
+  uint64_t size() const { return mapping_.size(); }
+  uint64_t address() const { return mapping_.address(); }
+  std::byte* data() const { return mapping_.data(); }
+  // The 8 bytes at `offset`, as a guest would see them.
+  uint64_t Load(uint64_t offset) const;
+  void Store(uint64_t offset, uint64_t value) const;
+  void Write(uint64_t offset, std::span<const std::byte> bytes) const;
+
+ private:
+  explicit GuestMemory(Mapping mapping) : mapping_(std::move(mapping)) {}
+
+  FileDescriptor file_;
+  Mapping mapping_;
+};
+
+struct SlotConfig {
+  Gpa gpa = 0;
+  std::shared_ptr<GuestMemory> memory;
+  uint64_t offset = 0;   // into `memory`
+  uint64_t size = 0;     // 0: from `offset` to the end of `memory`
+  uint32_t flags = 0;    // KVM_MEM_*
+  uint16_t address_space = 0;  // 1: SMM
+};
+
+// One memslot of one VM.  A handle: destroying it leaves the memslot alone.  The VM has to
+// outlive it.
+class MemorySlot {
+ public:
+  MemorySlot(Vm& vm, uint16_t id, SlotConfig config);
+
+  uint16_t id() const { return id_; }
+  GpaRange range() const { return {config_.gpa, config_.size}; }
+  // The i-th page's guest physical address; page(-1) is the last one's.
+  Gpa page(int64_t i) const;
+  const SlotConfig& config() const { return config_; }
+  GuestMemory& memory() const { return *config_.memory; }
+  // The 8 bytes behind a guest physical address in this slot.
+  uint64_t Load(Gpa gpa) const;
+  void Store(Gpa gpa, uint64_t value) const;
+
+  // KVM_SET_USER_MEMORY_REGION.  Add() creates the memslot, after Delete() again with the same
+  // memory at the same address, or with `memory` (of at least the same size) in its place.
+  void Add() { TryAdd().OrThrow(); }
+  KvmStatus TryAdd() { return Set(config_.size); }
+  void AddWith(std::shared_ptr<GuestMemory> memory, uint64_t offset = 0);
+
+  void Delete() { TryDelete().OrThrow(); }
+  KvmStatus TryDelete() { return Set(0); }
+
+  void MoveTo(Gpa gpa) { TryMoveTo(gpa).OrThrow(); }
+  KvmStatus TryMoveTo(Gpa gpa);
+
+  void SetFlags(uint32_t flags) { TrySetFlags(flags).OrThrow(); }
+  KvmStatus TrySetFlags(uint32_t flags);
+
+ private:
+  KvmStatus Set(uint64_t size);
+
+  Vm* vm_;
+  uint16_t id_;
+  SlotConfig config_;
+};
+
+}  // namespace slotzap

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "kvm/vcpu.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "base/range.h"
+
+namespace slotzap {
+
+Vcpu::Vcpu(const Kvm& kvm, FileDescriptor fd, unsigned id)
+    : fd_(std::move(fd)),
+      id_(id),
+      run_(Mapping::Shared(fd_.get(), kvm.VcpuMmapSize())),
+      stats_(FileDescriptor(SLOTZAP_IOCTL(fd_.get(), KVM_GET_STATS_FD, 0).OrThrow())) {
+  SetCpuid(kvm);
+}
+
+void Vcpu::SetCpuid(const Kvm& kvm) {
+  const std::vector<kvm_cpuid_entry2> entries = kvm.SupportedCpuid();
+  // A kvm_cpuid2 is followed by its entries.
+  std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + entries.size() * sizeof(entries[0]));
+  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(buffer.data());
+  cpuid->nent = static_cast<uint32_t>(entries.size());
+  std::memcpy(cpuid + 1, entries.data(), entries.size() * sizeof(entries[0]));
+  SLOTZAP_IOCTL(fd_.get(), KVM_SET_CPUID2, cpuid, std::to_string(entries.size()) + " entries")
+      .OrThrow();
+}
+
+KvmStatus Vcpu::TryRun() {
+  // Not through Ioctl(): being interrupted is a result here, not a reason to go on.
+  const int value = ioctl(fd_.get(), KVM_RUN, 0);
+  return {"KVM_RUN(vCPU " + std::to_string(id_) + ")", value, value < 0 ? errno : 0};
+}
+
+void Vcpu::PrepareKick() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) {};
+  sigaction(SIGUSR1, &action, nullptr);
+  thread_ = pthread_self();
+  kickable_ = true;
+}
+
+void Vcpu::Kick() {
+  // Covers a thread that is about to enter KVM_RUN; the signal covers one that is in it.
+  __atomic_store_n(&run().immediate_exit, uint8_t{1}, __ATOMIC_SEQ_CST);
+  if (kickable_) pthread_kill(thread_, SIGUSR1);
+}
+
+kvm_regs Vcpu::Regs() const {
+  kvm_regs regs = {};
+  SLOTZAP_IOCTL(fd_.get(), KVM_GET_REGS, &regs, "").OrThrow();
+  return regs;
+}
+
+void Vcpu::SetRegs(const kvm_regs& regs) {
+  SLOTZAP_IOCTL(fd_.get(), KVM_SET_REGS, &regs, "rip " + Hex(regs.rip)).OrThrow();
+}
+
+kvm_sregs Vcpu::Sregs() const {
+  kvm_sregs sregs = {};
+  SLOTZAP_IOCTL(fd_.get(), KVM_GET_SREGS, &sregs, "").OrThrow();
+  return sregs;
+}
+
+void Vcpu::SetSregs(const kvm_sregs& sregs) {
+  SLOTZAP_IOCTL(fd_.get(), KVM_SET_SREGS, &sregs,
+                "cr0 " + Hex(sregs.cr0) + ", cr3 " + Hex(sregs.cr3) + ", cr4 " + Hex(sregs.cr4) +
+                    ", efer " + Hex(sregs.efer))
+      .OrThrow();
+}
+
+std::string ExitReasonName(uint32_t reason) {
+  static const std::map<uint32_t, std::string> kNames = {
+      {KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"},
+      {KVM_EXIT_IO, "KVM_EXIT_IO"},
+      {KVM_EXIT_HLT, "KVM_EXIT_HLT"},
+      {KVM_EXIT_MMIO, "KVM_EXIT_MMIO"},
+      {KVM_EXIT_SHUTDOWN, "KVM_EXIT_SHUTDOWN"},
+      {KVM_EXIT_FAIL_ENTRY, "KVM_EXIT_FAIL_ENTRY"},
+      {KVM_EXIT_INTR, "KVM_EXIT_INTR"},
+      {KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR"},
+  };
+  const auto it = kNames.find(reason);
+  return it != kNames.end() ? it->second : "exit reason " + std::to_string(reason);
+}
+
+std::string Vcpu::ExitText() const {
+  const kvm_run& r = run();
+  std::string text = ExitReasonName(r.exit_reason);
+  if (r.exit_reason == KVM_EXIT_MMIO) {
+    text += std::string(" (") + (r.mmio.is_write != 0 ? "write" : "read") + " of " +
+            std::to_string(r.mmio.len) + " bytes at " + Hex(r.mmio.phys_addr) + ")";
+  } else if (r.exit_reason == KVM_EXIT_IO) {
+    text += " (port " + Hex(r.io.port) + ")";
+  } else if (r.exit_reason == KVM_EXIT_INTERNAL_ERROR) {
+    text += " (suberror " + std::to_string(r.internal.suberror) + ")";
+  }
+  return text;
+}
+
+}  // namespace slotzap

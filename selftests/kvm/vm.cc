@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "kvm/vm.h"
+
+#include <linux/kvm.h>
+
+#include "base/range.h"
+
+namespace slotzap {
+
+Vm::Vm(const Kvm& kvm) : kvm_(kvm), fd_(kvm.CreateVm()), stats_(OpenStats()) {}
+
+Stats Vm::OpenStats() const {
+  return Stats(FileDescriptor(SLOTZAP_IOCTL(fd(), KVM_GET_STATS_FD, 0).OrThrow()));
+}
+
+int Vm::CheckExtension(int capability) const {
+  return SLOTZAP_IOCTL(fd(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability))
+      .OrThrow();
+}
+
+KvmStatus Vm::TryEnableCap(uint32_t capability, uint64_t arg0) {
+  kvm_enable_cap cap = {};
+  cap.cap = capability;
+  cap.args[0] = arg0;
+  return SLOTZAP_IOCTL(fd(), KVM_ENABLE_CAP, &cap,
+                       "capability " + std::to_string(capability) + ", " + Hex(arg0));
+}
+
+MemorySlot Vm::AddSlot(SlotConfig config) {
+  MemorySlot slot(*this, next_slot_++, std::move(config));
+  slot.Add();
+  return slot;
+}
+
+MemorySlot Vm::AddSlot(Gpa gpa, uint64_t size, Backing backing) {
+  return AddSlot({.gpa = gpa, .memory = std::make_shared<GuestMemory>(size, backing)});
+}
+
+std::unique_ptr<Vcpu> Vm::AddVcpu() {
+  const unsigned id = next_vcpu_++;
+  return std::make_unique<Vcpu>(
+      kvm_, FileDescriptor(SLOTZAP_IOCTL(fd(), KVM_CREATE_VCPU, id).OrThrow()), id);
+}
+
+void Vm::SetMmuPageLimit(uint32_t pages) {
+  SLOTZAP_IOCTL(fd(), KVM_SET_NR_MMU_PAGES, pages).OrThrow();
+}
+
+}  // namespace slotzap

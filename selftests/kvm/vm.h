@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// A virtual machine.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/file_descriptor.h"
+#include "kvm/kvm.h"
+#include "kvm/memory_slot.h"
+#include "kvm/quirks.h"
+#include "kvm/stats.h"
+#include "kvm/status.h"
+#include "kvm/vcpu.h"
+
+namespace slotzap {
+
+// Owns a VM of the default type.  Not movable: memslots, quirks and vCPUs refer to it.
+class Vm {
+ public:
+  explicit Vm(const Kvm& kvm);
+  Vm(const Vm&) = delete;
+  Vm& operator=(const Vm&) = delete;
+
+  int fd() const { return fd_.get(); }
+  const Kvm& kvm() const { return kvm_; }
+
+  // KVM_CHECK_EXTENSION on the VM.
+  int CheckExtension(int capability) const;
+  // KVM_ENABLE_CAP on the VM.
+  void EnableCap(uint32_t capability, uint64_t arg0) { TryEnableCap(capability, arg0).OrThrow(); }
+  KvmStatus TryEnableCap(uint32_t capability, uint64_t arg0);
+
+  // A memslot with the next free id, created in KVM.
+  MemorySlot AddSlot(SlotConfig config);
+  // As above, with memory of its own.
+  MemorySlot AddSlot(Gpa gpa, uint64_t size, Backing backing = Backing::k4K);
+
+  // KVM_CREATE_VCPU with the next free id, offering the guest all CPUID features KVM supports.
+  std::unique_ptr<Vcpu> AddVcpu();
+
+  // KVM_SET_NR_MMU_PAGES: lifts the limit on shadow pages that otherwise follows the size of
+  // the memslots, and shrinks when one is deleted (kvm_arch_commit_memory_region()).
+  void SetMmuPageLimit(uint32_t pages);
+
+  Quirks& quirks() { return quirks_; }
+  const Stats& stats() const { return stats_; }
+
+ private:
+  Stats OpenStats() const;
+
+  const Kvm& kvm_;
+  FileDescriptor fd_;
+  Quirks quirks_{*this};
+  Stats stats_;
+  uint16_t next_slot_ = 0;
+  unsigned next_vcpu_ = 0;
+};
+
+}  // namespace slotzap

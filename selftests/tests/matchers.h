@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// GoogleMock matchers over what a guest saw and what KVM zapped.  Each is shown with a use, and
+// with what it prints when it fails.
+#pragma once
+
+#include <gmock/gmock.h>
+
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "base/range.h"
+#include "guest/guest.h"
+#include "kvm/memory_slot.h"
+#include "oracle/zap_watch.h"
+
+namespace slotzap {
+
+// So that GoogleTest prints them in words.
+std::ostream& operator<<(std::ostream& os, const MmioAccess& access);
+std::ostream& operator<<(std::ostream& os, const Outcome& outcome);
+void PrintTo(const KvmStatus& status, std::ostream* os);
+
+// The ioctl succeeded.
+//   EXPECT_THAT(slot.TryDelete(), IsOk());
+//     which is KVM_SET_USER_MEMORY_REGION(... slot 2 ...): Invalid argument (errno 22)
+testing::Matcher<const KvmStatus&> IsOk();
+
+// The ioctl failed with this errno.
+testing::Matcher<const KvmStatus&> FailsWith(int error);
+
+// The command was carried out, without a single access to where no memslot is.
+//   EXPECT_THAT(guest.TouchRead({slot.range()}), Succeeds());
+//     which did not finish: KVM_EXIT_SHUTDOWN
+testing::Matcher<const Outcome&> Succeeds();
+
+// As Succeeds(), with this result.
+testing::Matcher<const Outcome&> Returns(uint64_t value);
+
+// A read of 8 bytes that reached no memory, as userspace saw it: KVM_EXIT_MMIO.
+//   EXPECT_THAT(guest.Read(slot.page(0)), IsMmioReadAt(slot.page(0)));
+//     which returned 0x1badcafe, with 0 MMIO accesses
+testing::Matcher<const Outcome&> IsMmioReadAt(Gpa gpa);
+
+// A write of these 8 bytes that reached no memory.
+testing::Matcher<const Outcome&> IsMmioWriteAt(Gpa gpa, uint64_t value);
+
+// The vCPU could not go on: its code or its page tables were not there.
+testing::Matcher<const Outcome&> IsStuck();
+
+// Verify found the pattern in every word.
+//   EXPECT_THAT(guest.Verify({pattern}), SeesPattern());
+//     which saw 512 words: 0 right, 512 absent, 0 wrong
+testing::Matcher<const Outcome&> SeesPattern();
+
+// Verify read every word as no memory.
+testing::Matcher<const Outcome&> SeesNothing();
+
+// Where leaf SPTEs are expected to be: `pages` of the size, one after the other.
+struct LeafRange {
+  GpaRange range;
+  Backing size = Backing::k4K;
+};
+
+// Exactly the leaves in `expected` were zapped, by the statistics of any MMU and, in the TDP MMU,
+// one by one by the tracepoint; and nothing else: no root, no table, no shadow page but those in
+// `shadow_tables` (guest page tables, as gfns; empty unless KVM shadows them).  If anything was
+// zapped, the TLBs were flushed.
+//   EXPECT_THAT(watch.Stop(), ZappedOnly({victim.range()}));
+//     where 3 leaves of 4 KiB were zapped, not 4
+testing::Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected);
+
+// Everything was invalidated: kvm_mmu_zap_all_fast() ran, no leaf SPTE is left.
+testing::Matcher<const ZapReport&> ZappedEverything();
+
+// The TDP MMU's leaves were zapped one by one in `expected`, and nowhere else.
+testing::Matcher<const ZapReport&> TracedLeavesAre(std::vector<LeafRange> expected);
+
+}  // namespace slotzap

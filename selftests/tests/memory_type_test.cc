@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Theme: memory types.  With non-coherent DMA, what KVM puts into an SPTE depends on the guest's
+// CR0.CD (vmx_get_mt_mask()), so SPTEs have to go when that changes: zapping everything on memslot
+// updates used to cover up that they did not.
+//
+// Whether a VM has non-coherent DMA is up to assigned devices; here, a test module says so
+// (selftests/module/noncoherent.c).
+#include <sys/ioctl.h>
+
+#include "base/file_descriptor.h"
+#include "module/noncoherent.h"
+#include "tests/slot_test.h"
+
+#include <fcntl.h>
+
+namespace slotzap {
+namespace {
+
+constexpr char kDevice[] = "/dev/" SLOTZAP_NONCOHERENT_NAME;
+
+// A VM has non-coherent DMA from construction to destruction.
+class NoncoherentDma {
+ public:
+  explicit NoncoherentDma(const Vm& vm) : device_(FileDescriptor::Open(kDevice, O_RDWR)) {
+    SLOTZAP_IOCTL(device_.get(), SLOTZAP_NONCOHERENT_ATTACH, static_cast<unsigned long>(vm.fd()))
+        .OrThrow();
+  }
+
+ private:
+  FileDescriptor device_;
+};
+
+class MemoryType : public SlotTest {
+ protected:
+  void SetUp() override {
+    SlotTest::SetUp();
+    if (!IsSkipped() && !FileExists(kDevice))
+      GTEST_SKIP() << "needs the test module slotzap_noncoherent, which is not loaded";
+  }
+
+  // How many faults it costs to touch `slot` once more.
+  static uint64_t Refaults(TestVm& vm, const MemorySlot& slot) {
+    const uint64_t faults = vm.FixedFaults();
+    EXPECT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    return vm.FixedFaults() - faults;
+  }
+  // A fault may map neighbours, too.
+  static uint64_t AtLeast(const MemorySlot& slot) { return slot.range().pages() / 8; }
+};
+
+// The quirk makes no difference: it says what the type is while CD is set, not that it stays.
+TEST_P(MemoryType, TogglingCacheDisableZapsWithNoncoherentDma) {
+  for (const bool cd_quirk : {true, false}) {
+    SCOPED_TRACE(cd_quirk ? "CD_NW_CLEARED enabled" : "CD_NW_CLEARED disabled");
+    TestVm vm(Config());
+    vm.vm().quirks().Disable((slot_zap_all() ? 0 : kQuirkSlotZapAll) |
+                             (cd_quirk ? 0 : kQuirkCdNwCleared));
+    MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+    const NoncoherentDma dma(vm.vm());
+    ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    ASSERT_EQ(Refaults(vm, slot), 0u);
+    ASSERT_THAT(vm.guest().SetCacheDisable(true), Succeeds());
+    EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived CR0.CD being set";
+    ASSERT_THAT(vm.guest().SetCacheDisable(false), Succeeds());
+    EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived CR0.CD being cleared";
+    ASSERT_THAT(vm.guest().SetCacheDisable(false), Succeeds());
+    EXPECT_EQ(Refaults(vm, slot), 0u) << "CR0.CD did not change";
+  }
+}
+
+TEST_P(MemoryType, TogglingCacheDisableKeepsSptesWithoutNoncoherentDma) {
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  for (const bool on : {true, false}) {
+    ASSERT_THAT(vm.guest().SetCacheDisable(on), Succeeds());
+    EXPECT_EQ(Refaults(vm, slot), 0u);
+  }
+}
+
+TEST_P(MemoryType, GainingAndLosingNoncoherentDmaZaps) {
+  if (CurrentMmuMode() == MmuMode::kShadow)
+    GTEST_SKIP() << "shadow paging does not use memory types";
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  {
+    const NoncoherentDma first(vm.vm());
+    EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs from before non-coherent DMA stayed";
+    {
+      const NoncoherentDma second(vm.vm());
+      EXPECT_EQ(Refaults(vm, slot), 0u) << "a second source changes nothing";
+    }
+    EXPECT_EQ(Refaults(vm, slot), 0u) << "the first source is still there";
+  }
+  EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs from the time of non-coherent DMA stayed";
+}
+
+SLOTZAP_INSTANTIATE(MemoryType);
+
+}  // namespace
+}  // namespace slotzap

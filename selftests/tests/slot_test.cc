@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "tests/slot_test.h"
+
+#include "harness/main.h"
+#include "host/huge_pages.h"
+
+namespace slotzap {
+
+TestVm::TestVm(const GuestVmConfig& config) : GuestVm(config) {
+  SetHangReporter([this] {
+    std::string text;
+    for (unsigned i = 0; i < vcpus(); i++) text += guest(i).Describe() + "\n";
+    return text;
+  });
+}
+
+TestVm::~TestVm() { SetHangReporter(nullptr); }
+
+MemorySlot TestVm::AddFilledSlot(Gpa gpa, uint64_t size, uint64_t seed, Backing backing) {
+  MemorySlot slot = AddSlot(gpa, size, backing);
+  FillMemory(slot.memory(), {.start = gpa, .pages = size / kPageSize, .seed = seed});
+  return slot;
+}
+
+Pattern PatternOf(const MemorySlot& slot, uint64_t seed) {
+  return {.range = slot.range(), .seed = seed};
+}
+
+void FillMemory(const GuestMemory& memory, const guest::Range& range, uint64_t offset) {
+  for (uint64_t i = 0; i < range.pages * kPageSize / 8; i++)
+    memory.Store(offset + i * 8, guest::PatternWord(range, i));
+}
+
+MmuMode CurrentMmuMode() {
+  static const MmuMode mode = DetectKvmModule().mode;
+  return mode;
+}
+
+std::string QuirkUnavailable() {
+  const Kvm kvm;
+  if ((kvm.CheckExtension(KVM_CAP_DISABLE_QUIRKS2) & static_cast<int>(kQuirkSlotZapAll)) == 0)
+    return "this kernel has no KVM_X86_QUIRK_SLOT_ZAP_ALL";
+  return "";
+}
+
+std::string BackingUnavailable(Backing backing, uint64_t pages) {
+  if (backing == Backing::k4K) return "";
+  const uint64_t size = BackingPageSize(backing);
+  const uint64_t available = FreeHugePages(size);
+  if (available >= pages) return "";
+  return "needs " + std::to_string(pages) + " free huge pages of " + SizeString(size) + ", has " +
+         std::to_string(available);
+}
+
+void SlotTest::SetUp() {
+  if (const std::string reason = Kvm::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  if (slot_zap_all()) return;
+  if (const std::string reason = QuirkUnavailable(); !reason.empty()) GTEST_SKIP() << reason;
+}
+
+std::string QuirkName(const testing::TestParamInfo<bool>& info) {
+  return info.param ? "ZapAll" : "LeafOnly";
+}
+
+}  // namespace slotzap

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// What the themes share: a VM that can report when it hangs, and a fixture that runs each test with
+// KVM_X86_QUIRK_SLOT_ZAP_ALL enabled (".../ZapAll") and disabled (".../LeafOnly").
+#pragma once
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+
+#include "base/range.h"
+#include "guest/guest_vm.h"
+#include "host/kvm_module.h"
+#include "oracle/zap_watch.h"
+#include "tests/matchers.h"
+
+namespace slotzap {
+
+using namespace literals;  // NOLINT(google-build-using-namespace): 4_KiB, as intended
+
+// A GuestVm whose vCPUs are described if the test exceeds its time.
+class TestVm : public GuestVm {
+ public:
+  explicit TestVm(const GuestVmConfig& config = {});
+  ~TestVm();
+
+  // Memory at `gpa`, filled by the host with the pattern of `seed`.
+  MemorySlot AddFilledSlot(Gpa gpa, uint64_t size, uint64_t seed, Backing backing = Backing::k4K);
+};
+
+// The pattern over a whole slot, or over a part of one, as AddFilledSlot() wrote it.
+Pattern PatternOf(const MemorySlot& slot, uint64_t seed);
+// Writes the pattern into memory from the host's side.
+void FillMemory(const GuestMemory& memory, const guest::Range& range, uint64_t offset = 0);
+
+// How KVM on this machine maps guests.
+MmuMode CurrentMmuMode();
+
+// Why the quirk can't be disabled here, or an empty string.
+std::string QuirkUnavailable();
+// Why hugetlb pages of `backing` can't be had here, or an empty string.
+std::string BackingUnavailable(Backing backing, uint64_t pages);
+
+class SlotTest : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override;
+
+  bool slot_zap_all() const { return GetParam(); }
+  GuestVmConfig Config(unsigned vcpus = 1) const {
+    return {.slot_zap_all = slot_zap_all(), .vcpus = vcpus};
+  }
+};
+
+std::string QuirkName(const testing::TestParamInfo<bool>& info);
+
+#define SLOTZAP_INSTANTIATE(suite) \
+  INSTANTIATE_TEST_SUITE_P(Quirk, suite, testing::Values(true, false), QuirkName)
+
+}  // namespace slotzap
