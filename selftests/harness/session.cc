@@ -162,7 +162,7 @@ void Session::FinishLocked() {
   SetFatalSignalLine("not ok " + std::to_string(printed_ + 1) + " the end of the program");
   const Counts counts = Count();
   if (counts.not_run > 0)
-    PrintDiagnostic(std::to_string(counts.not_run) + " tests did not run, and count as failed");
+    PrintDiagnostic("not run, and counted as failed: " + std::to_string(counts.not_run));
   PrintDiagnostic("passed " + std::to_string(counts.passed) + ", failed " +
                   std::to_string(counts.failed) + ", skipped " + std::to_string(counts.skipped));
   WriteResults(true);

@@ -60,8 +60,9 @@ class KernelLog {
   std::string Canary(const std::string& warn_once = kClearWarnOnce,
                      const std::string& kallsyms = "/proc/kallsyms");
 
-  // Makes every WARN_ONCE that already fired fire again, so that it isn't missed because
-  // somebody else hit it first.  Returns whether the kernel allows that.
+  // Makes each WARN_ON_ONCE() that already fired fire again, so that it isn't missed because
+  // somebody else hit it first.  A module's WARN_ONCE() with a text stays silent until the module
+  // is loaded anew.  Returns whether the kernel allows it.
   static bool RearmWarnOnce(const std::string& path = kClearWarnOnce);
 
  private:

@@ -141,7 +141,7 @@ TEST(Harness, AHangEndsTheRunWithWhatIsKnown) {
                             "# vcpu 0 is at 0x1000\n"
                             "# run just this: make check FILTER=Child.Hangs\n"
                             "not ok 2 Child.Hangs # timed out after 1 s\n"
-                            "# 1 tests did not run, and count as failed\n"
+                            "# not run, and counted as failed: 1\n"
                             "# passed 1, failed 2, skipped 0\n");
   EXPECT_EQ(run.status, 1);
 
