@@ -39,7 +39,8 @@ Mapping Mapping::Map(uint64_t size, uint64_t align, int flags, int fd, uint64_t 
                                 ": the size has to be a multiple of the page size, the alignment "
                                 "a power of two and at least a page");
   const uint64_t reserved = size + align;
-  void* area = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* area =
+      mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (area == MAP_FAILED) ThrowErrno("reserve " + SizeString(reserved) + " of address space");
 
   const auto begin = reinterpret_cast<uint64_t>(area);

@@ -81,8 +81,7 @@ std::string Problem(const ModeReport& report, const Comparison& c) {
   if (c.on.zapped_sptes != c.on.present_sptes)
     return where + "with the quirk on, only " + std::to_string(c.on.zapped_sptes) + " of " +
            std::to_string(c.on.present_sptes) + " SPTEs were zapped";
-  if (c.on.refaults == 0)
-    return where + "with the quirk on, nothing had to be faulted in again";
+  if (c.on.refaults == 0) return where + "with the quirk on, nothing had to be faulted in again";
   return "";
 }
 

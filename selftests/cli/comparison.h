@@ -12,13 +12,13 @@ namespace slotzap {
 
 // One memslot update: the victim is deleted or moved while residents are mapped as well.
 struct UpdateCost {
-  uint64_t present_sptes = 0;    // leaf SPTEs the VM had before
-  uint64_t victim_sptes = 0;     // of those, the victim's
-  uint64_t zapped_sptes = 0;     // leaf SPTEs that the update zapped
-  uint64_t zapped_pages = 0;     // shadow pages (page tables of KVM) that it zapped
-  bool pages_counted = false;    // false: no tracepoints, zapped_pages is unknown
-  uint64_t refaults = 0;         // page faults to touch the residents once more
-  uint64_t host_ns = 0;          // time the ioctl took, median of `rounds`
+  uint64_t present_sptes = 0;  // leaf SPTEs the VM had before
+  uint64_t victim_sptes = 0;   // of those, the victim's
+  uint64_t zapped_sptes = 0;   // leaf SPTEs that the update zapped
+  uint64_t zapped_pages = 0;   // shadow pages (page tables of KVM) that it zapped
+  bool pages_counted = false;  // false: no tracepoints, zapped_pages is unknown
+  uint64_t refaults = 0;       // page faults to touch the residents once more
+  uint64_t host_ns = 0;        // time the ioctl took, median of `rounds`
   unsigned rounds = 0;
 };
 
@@ -29,10 +29,10 @@ struct Comparison {
 };
 
 struct ModeReport {
-  std::string mode;    // "tdp", "legacy", "shadow"
-  std::string vendor;  // "svm", "vmx"
-  std::string kernel;  // uname -r
-  std::string host;    // "emulated by QEMU's TCG", or whatever the host is
+  std::string mode;     // "tdp", "legacy", "shadow"
+  std::string vendor;   // "svm", "vmx"
+  std::string kernel;   // uname -r
+  std::string host;     // "emulated by QEMU's TCG", or whatever the host is
   std::string skipped;  // if not empty: why nothing was measured
   std::vector<Comparison> comparisons;
 };

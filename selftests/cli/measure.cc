@@ -40,10 +40,7 @@ UpdateCost MeasureUpdate(const MeasureConfig& config, const Update& update, bool
   cost.rounds = config.rounds;
   std::vector<uint64_t> times;
   for (unsigned round = 0; round < config.rounds; round++) {
-    Check(vm.guest().TouchWrite({resident.range()}));
-    const Leaves without = PresentLeaves(vm.vm().stats().Read());
-    Check(vm.guest().TouchWrite({victim.range()}));
-    const Leaves with = PresentLeaves(vm.vm().stats().Read());
+    Check(vm.guest().TouchWrite({resident.range(), victim.range()}));
 
     // Traced once: recording events takes time itself.
     std::unique_ptr<ZapWatch> watch;
@@ -53,8 +50,8 @@ UpdateCost MeasureUpdate(const MeasureConfig& config, const Update& update, bool
     const auto end = std::chrono::steady_clock::now();
     if (watch) {
       const ZapReport report = watch->Stop();
-      cost.present_sptes = static_cast<uint64_t>(with.total());
-      cost.victim_sptes = static_cast<uint64_t>((with - without).total());
+      cost.present_sptes = static_cast<uint64_t>(report.before.total());
+      cost.victim_sptes = victim.range().pages();
       cost.zapped_sptes = static_cast<uint64_t>(report.dropped().total());
       cost.zapped_pages = report.shadow_pages.size();
       cost.pages_counted = report.untraced.empty();
@@ -96,8 +93,8 @@ ModeReport Measure(const MeasureConfig& config) {
        [](MemorySlot& s) { s.MoveTo(kVictim); }},
   };
   for (const Update& update : updates)
-    report.comparisons.push_back({update.name, MeasureUpdate(config, update, true),
-                                  MeasureUpdate(config, update, false)});
+    report.comparisons.push_back(
+        {update.name, MeasureUpdate(config, update, true), MeasureUpdate(config, update, false)});
   return report;
 }
 

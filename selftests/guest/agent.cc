@@ -18,9 +18,7 @@ void Store(uint64_t gpa, uint64_t value) {
   asm volatile("movq %1, (%0)" : : "r"(gpa), "r"(value) : "memory");
 }
 
-void Out(uint16_t port) {
-  asm volatile("outb %%al, %%dx" : : "a"(0), "d"(port) : "memory");
-}
+void Out(uint16_t port) { asm volatile("outb %%al, %%dx" : : "a"(0), "d"(port) : "memory"); }
 
 Mailbox* CurrentMailbox() {
   uint64_t self;

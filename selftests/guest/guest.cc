@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "guest/guest.h"
 
-#include <linux/kvm.h>
-
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
@@ -19,8 +18,8 @@ using guest::Command;
 using guest::Mailbox;
 
 constexpr uint64_t kCr0 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1ull << 31;  // PE MP ET NE WP PG
-constexpr uint64_t kCr4 = 1 << 5;                                              // PAE
-constexpr uint64_t kEfer = 1 << 8 | 1 << 10;                                   // LME LMA
+constexpr uint64_t kCr4 = 1 << 5;                                               // PAE
+constexpr uint64_t kEfer = 1 << 8 | 1 << 10;                                    // LME LMA
 
 kvm_segment FlatSegment(uint16_t selector, uint8_t type) {
   kvm_segment segment = {};
@@ -50,9 +49,7 @@ void EnterLongMode(Vcpu& vcpu, Gpa cr3, Gpa mailbox) {
 
 }  // namespace
 
-std::span<const std::byte> AgentImage() {
-  return {slotzap_agent_image, slotzap_agent_image_end};
-}
+std::span<const std::byte> AgentImage() { return {slotzap_agent_image, slotzap_agent_image_end}; }
 
 Guest::Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3) : vcpu_(std::move(vcpu)) {
   const unsigned id = vcpu_->id();
@@ -114,8 +111,11 @@ Outcome Guest::RunUntilDone() {
     const KvmStatus status = vcpu_->TryRun();
     const kvm_run& run = vcpu_->run();
     if (!status.ok()) {
-      if (status.error() == EINTR) continue;
-      status.OrThrow();
+      if (status.error() != EINTR) status.OrThrow();
+      if (!vcpu_->TakeKick()) continue;
+      outcome.exit_reason = KVM_EXIT_INTR;
+      outcome.exit_text = "kicked out of KVM_RUN";
+      return outcome;
     }
     if (run.exit_reason == KVM_EXIT_MMIO) {
       AnswerMmio(outcome);
@@ -183,13 +183,35 @@ Outcome Guest::Nop() {
   return RunUntilDone();
 }
 
-Outcome Guest::Resume() { return RunUntilDone(); }
+Outcome Guest::NopWithin(uint64_t exits) {
+  Post(Command::kNop);
+  Outcome outcome;
+  std::atomic<bool> ended = false;
+  const uint64_t begin = vcpu_->stats().Read("exits");
+  std::thread runner([&] {
+    outcome = RunUntilDone();
+    ended = true;
+  });
+  while (!ended && vcpu_->stats().Read("exits") - begin < exits) std::this_thread::yield();
+  vcpu_->Kick(runner);
+  runner.join();
+  vcpu_->TakeKick();
+  return outcome;
+}
+
+void Guest::RestoreTo(const Vcpu::State& state) {
+  vcpu_->Restore(state);
+  // The state was saved when the vCPU had exited for the agent's OUT, with RIP still at the
+  // instruction: it is executed again.
+  const Outcome outcome = RunUntilDone();
+  if (!outcome.done) throw std::runtime_error("the agent does not go on: " + outcome.exit_text);
+}
 
 std::string Guest::Describe() const {
   const Mailbox& m = mailbox();
   return "vCPU " + std::to_string(vcpu_->id()) + ": command " +
-         std::to_string(static_cast<uint32_t>(m.command)) + ", passes " +
-         std::to_string(m.passes) + ", words " + std::to_string(m.verdict.words) + ", absent " +
+         std::to_string(static_cast<uint32_t>(m.command)) + ", passes " + std::to_string(m.passes) +
+         ", words " + std::to_string(m.verdict.words) + ", absent " +
          std::to_string(m.verdict.absent) + ", wrong " + std::to_string(m.verdict.wrong) +
          ", last exit " + vcpu_->ExitText();
 }

@@ -40,13 +40,13 @@ struct Pattern {
 
 // What happened when a vCPU executed a command.
 struct Outcome {
-  bool done = false;           // the agent finished and handed control back
-  uint32_t exit_reason = 0;    // if not: the KVM_EXIT_* that the host can't resolve
-  std::string exit_text;       // and that exit in words, with the exception if there was one
-  uint64_t value = 0;          // the command's result
+  bool done = false;         // the agent finished and handed control back
+  uint32_t exit_reason = 0;  // if not: the KVM_EXIT_* that the host can't resolve
+  std::string exit_text;     // and that exit in words, with the exception if there was one
+  uint64_t value = 0;        // the command's result
   guest::Verdict verdict = {};
-  uint64_t mmio_count = 0;        // accesses to where no memslot is
-  std::vector<MmioAccess> mmio;   // the first kMmioKept of them
+  uint64_t mmio_count = 0;       // accesses to where no memslot is
+  std::vector<MmioAccess> mmio;  // the first kMmioKept of them
 
   static constexpr size_t kMmioKept = 64;
 };
@@ -73,8 +73,12 @@ class Guest {
   Outcome SetCacheDisable(bool on);
   Outcome Nop();
 
-  // After an outcome that was not done: goes on with the same command.
-  Outcome Resume();
+  // Nop(), given up (not done) after `exits` VM exits: where a vCPU has neither code nor page
+  // tables to go on with, KVM may keep retrying in vain.
+  Outcome NopWithin(uint64_t exits);
+
+  // Puts the vCPU back to where it was between two commands, see Vcpu::Save().
+  void RestoreTo(const Vcpu::State& state);
 
   // Registers and mailbox in words, for a report about a vCPU that hangs.
   std::string Describe() const;

@@ -27,8 +27,8 @@ GuestVm::GuestVm(const GuestVmConfig& config) : vm_(std::make_unique<Vm>(kvm_)) 
   agent_slot_ = std::make_unique<MemorySlot>(vm_->AddSlot(guest::kAgentGpa, guest::kAgentSize));
   agent_slot_->memory().Write(0, AgentImage());
   tables_slot_ = std::make_unique<MemorySlot>(vm_->AddSlot(guest::kTablesGpa, guest::kTablesSize));
-  tables_ = std::make_unique<PageTables>(
-      *tables_slot_, GpaRange{guest::kTablesGpa, guest::kTablesSize / 2});
+  tables_ = std::make_unique<PageTables>(*tables_slot_,
+                                         GpaRange{guest::kTablesGpa, guest::kTablesSize / 2});
   MapAll();
 
   for (unsigned i = 0; i < config.vcpus; i++)

@@ -63,8 +63,7 @@ void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_
   const auto step = static_cast<uint64_t>(page_size);
   if (virt % step != 0 || phys % step != 0 || size % step != 0)
     throw std::invalid_argument("mapping " + Hex(virt) + " to " + Hex(phys) + ", " +
-                                SizeString(size) + ": not aligned to pages of " +
-                                SizeString(step));
+                                SizeString(size) + ": not aligned to pages of " + SizeString(step));
   for (uint64_t offset = 0; offset < size; offset += step)
     MapOne(virt + offset, phys + offset, LeafLevel(page_size));
 }

@@ -55,10 +55,10 @@ inline constexpr unsigned kMaxRanges = 16;
 
 // What kVerify and kVerifyLoop found.
 struct Verdict {
-  uint64_t words;     // compared
-  uint64_t matches;   // held the pattern
-  uint64_t absent;    // read as kNoMemory
-  uint64_t wrong;     // anything else; the first one is described below
+  uint64_t words;    // compared
+  uint64_t matches;  // held the pattern
+  uint64_t absent;   // read as kNoMemory
+  uint64_t wrong;    // anything else; the first one is described below
   uint64_t wrong_gpa;
   uint64_t wrong_seen;
   uint64_t wrong_expected;

@@ -3,13 +3,12 @@
 // Documentation/virt/kvm/api.rst of the kernel describes every ioctl named here.
 #pragma once
 
-#include <linux/kvm.h>
-
 #include <string>
 #include <vector>
 
 #include "base/file_descriptor.h"
 #include "kvm/status.h"
+#include "kvm/uapi.h"
 
 namespace slotzap {
 

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "kvm/memory_slot.h"
 
-#include <linux/kvm.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
+#include "kvm/uapi.h"
 #include "kvm/vm.h"
 
 namespace slotzap {
 
 GuestMemory::GuestMemory(uint64_t size, Backing backing, uint64_t align)
     : file_(MemoryFile(size, backing)),
-      mapping_(Mapping::Shared(file_.get(), size, 0,
-                               align != 0 ? align : BackingPageSize(backing))) {
+      mapping_(
+          Mapping::Shared(file_.get(), size, 0, align != 0 ? align : BackingPageSize(backing))) {
   if (madvise(mapping_.data(), size, MADV_POPULATE_WRITE) != 0)
     ThrowErrno("allocate " + SizeString(size) + " of guest memory in pages of " +
                SizeString(BackingPageSize(backing)));

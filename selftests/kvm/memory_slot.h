@@ -42,9 +42,9 @@ class GuestMemory {
 struct SlotConfig {
   Gpa gpa = 0;
   std::shared_ptr<GuestMemory> memory;
-  uint64_t offset = 0;   // into `memory`
-  uint64_t size = 0;     // 0: from `offset` to the end of `memory`
-  uint32_t flags = 0;    // KVM_MEM_*
+  uint64_t offset = 0;         // into `memory`
+  uint64_t size = 0;           // 0: from `offset` to the end of `memory`
+  uint32_t flags = 0;          // KVM_MEM_*
   uint16_t address_space = 0;  // 1: SMM
 };
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "kvm/quirks.h"
 
-#include <linux/kvm.h>
-
+#include "kvm/uapi.h"
 #include "kvm/vm.h"
 
 namespace slotzap {

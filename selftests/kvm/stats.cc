@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "kvm/stats.h"
 
-#include <linux/kvm.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+
+#include "kvm/uapi.h"
 
 namespace slotzap {
 
@@ -23,8 +24,7 @@ Stats::Stats(FileDescriptor fd) : fd_(std::move(fd)) {
 
   // A descriptor is followed by its name, in a field of name_size bytes.
   const uint64_t stride = sizeof(kvm_stats_desc) + header.name_size;
-  const std::vector<std::byte> descriptors =
-      ReadAt(header.desc_offset, stride * header.num_desc);
+  const std::vector<std::byte> descriptors = ReadAt(header.desc_offset, stride * header.num_desc);
   data_offset_ = header.data_offset;
   for (uint32_t i = 0; i < header.num_desc; i++) {
     kvm_stats_desc desc;

@@ -39,18 +39,30 @@ KvmStatus Vcpu::TryRun() {
   return {"KVM_RUN(vCPU " + std::to_string(id_) + ")", value, value < 0 ? errno : 0};
 }
 
-void Vcpu::PrepareKick() {
+void Vcpu::Kick(std::thread& runner) {
+  // A handler that does nothing: the signal is there to interrupt KVM_RUN.
   struct sigaction action = {};
   action.sa_handler = [](int) {};
   sigaction(SIGUSR1, &action, nullptr);
-  thread_ = pthread_self();
-  kickable_ = true;
+  // The flag covers a thread that is about to enter KVM_RUN, the signal one that is in it.
+  __atomic_store_n(&run().immediate_exit, uint8_t{1}, __ATOMIC_SEQ_CST);
+  pthread_kill(runner.native_handle(), SIGUSR1);
 }
 
-void Vcpu::Kick() {
-  // Covers a thread that is about to enter KVM_RUN; the signal covers one that is in it.
-  __atomic_store_n(&run().immediate_exit, uint8_t{1}, __ATOMIC_SEQ_CST);
-  if (kickable_) pthread_kill(thread_, SIGUSR1);
+bool Vcpu::TakeKick() {
+  return __atomic_exchange_n(&run().immediate_exit, uint8_t{0}, __ATOMIC_SEQ_CST) != 0;
+}
+
+Vcpu::State Vcpu::Save() const {
+  State state = {Regs(), Sregs(), {}};
+  SLOTZAP_IOCTL(fd_.get(), KVM_GET_VCPU_EVENTS, &state.events, "").OrThrow();
+  return state;
+}
+
+void Vcpu::Restore(const State& state) {
+  SetSregs(state.sregs);
+  SetRegs(state.regs);
+  SLOTZAP_IOCTL(fd_.get(), KVM_SET_VCPU_EVENTS, &state.events, "as saved").OrThrow();
 }
 
 kvm_regs Vcpu::Regs() const {

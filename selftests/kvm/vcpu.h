@@ -2,16 +2,16 @@
 // A virtual CPU.
 #pragma once
 
-#include <linux/kvm.h>
-
 #include <cstdint>
 #include <string>
+#include <thread>
 
 #include "base/file_descriptor.h"
 #include "base/mapping.h"
 #include "kvm/kvm.h"
 #include "kvm/stats.h"
 #include "kvm/status.h"
+#include "kvm/uapi.h"
 
 namespace slotzap {
 
@@ -33,15 +33,24 @@ class Vcpu {
   // Why the vCPU exited last, for messages: "KVM_EXIT_MMIO (read of 8 bytes at 0x1000)".
   std::string ExitText() const;
 
-  // Makes a KVM_RUN that is under way, or the next one, return at once.  From any thread; the
-  // thread that runs the vCPU has to have called PrepareKick() before.
-  void PrepareKick();
-  void Kick();
+  // Makes the KVM_RUN that `runner` is in, or is about to enter, return with EINTR.
+  void Kick(std::thread& runner);
+  // Whether a kick is due; clears it.
+  bool TakeKick();
 
   kvm_regs Regs() const;
   void SetRegs(const kvm_regs& regs);
   kvm_sregs Sregs() const;
   void SetSregs(const kvm_sregs& sregs);
+
+  // Registers and pending events, to put a vCPU back to where it was, e.g. after a triple fault.
+  struct State {
+    kvm_regs regs;
+    kvm_sregs sregs;
+    kvm_vcpu_events events;
+  };
+  State Save() const;
+  void Restore(const State& state);
 
  private:
   void SetCpuid(const Kvm& kvm);
@@ -50,8 +59,6 @@ class Vcpu {
   unsigned id_;
   Mapping run_;
   Stats stats_;
-  pthread_t thread_ = {};
-  bool kickable_ = false;
 };
 
 // The name of a KVM_EXIT_* constant.

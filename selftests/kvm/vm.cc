@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "kvm/vm.h"
 
-#include <linux/kvm.h>
-
 #include "base/range.h"
 
 namespace slotzap {
@@ -14,8 +12,7 @@ Stats Vm::OpenStats() const {
 }
 
 int Vm::CheckExtension(int capability) const {
-  return SLOTZAP_IOCTL(fd(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability))
-      .OrThrow();
+  return SLOTZAP_IOCTL(fd(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability)).OrThrow();
 }
 
 KvmStatus Vm::TryEnableCap(uint32_t capability, uint64_t arg0) {

@@ -15,8 +15,8 @@
 namespace slotzap {
 
 // SPTEs as struct kvm_mmu_page has them (arch/x86/kvm/mmu/spte.h).
-bool IsPresentSpte(uint64_t spte);         // SPTE_MMU_PRESENT_MASK
-bool IsLeaf(uint64_t spte, int level);     // is_last_spte()
+bool IsPresentSpte(uint64_t spte);      // SPTE_MMU_PRESENT_MASK
+bool IsLeaf(uint64_t spte, int level);  // is_last_spte()
 
 // Leaf SPTEs by the size of what they map.
 struct Leaves {
@@ -40,8 +40,8 @@ struct ZapReport {
 
   // From the tracepoints; these are of all VMs on the machine.  `untraced` says why there are none.
   std::string untraced;
-  std::vector<SpteChanged> leaves;         // TDP MMU: present leaf SPTEs that were cleared
-  std::vector<SpteChanged> tables;         // TDP MMU: present non-leaf SPTEs that were cleared
+  std::vector<SpteChanged> leaves;  // TDP MMU: present leaf SPTEs that were cleared
+  std::vector<SpteChanged> tables;  // TDP MMU: present non-leaf SPTEs that were cleared
   std::vector<PreparedZapPage> shadow_pages;
   unsigned zap_all = 0;                    // kvm_mmu_zap_all_fast()
   std::vector<UnmapHvaRange> host_unmaps;  // zaps that the host asked for, not the memslot update

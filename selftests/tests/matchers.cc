@@ -11,8 +11,8 @@
 namespace slotzap {
 namespace {
 
-using testing::MatchResultListener;
 using testing::Matcher;
+using testing::MatchResultListener;
 
 // A matcher from a description and a function that returns what is wrong, or nothing.
 template <typename T, typename Explain>
@@ -42,8 +42,8 @@ Matcher<const T&> Explaining(std::string description, Explain explain) {
 
 std::string Words(const guest::Verdict& v) {
   std::string text = "saw " + std::to_string(v.words) + " words: " + std::to_string(v.matches) +
-                     " right, " + std::to_string(v.absent) + " absent, " +
-                     std::to_string(v.wrong) + " wrong";
+                     " right, " + std::to_string(v.absent) + " absent, " + std::to_string(v.wrong) +
+                     " wrong";
   if (v.wrong != 0)
     text += " (the first at " + Hex(v.wrong_gpa) + ": " + Hex(v.wrong_seen) + ", expected " +
             Hex(v.wrong_expected) + ")";
@@ -55,8 +55,8 @@ std::string NotDone(const Outcome& o) {
 }
 
 std::string ReturnedText(const Outcome& o) {
-  std::string text = "which returned " + Hex(o.value) + ", with " +
-                     std::to_string(o.mmio_count) + " MMIO accesses";
+  std::string text = "which returned " + Hex(o.value) + ", with " + std::to_string(o.mmio_count) +
+                     " MMIO accesses";
   if (!o.mmio.empty()) text += ", the first a " + testing::PrintToString(o.mmio.front());
   return text;
 }
@@ -69,9 +69,7 @@ std::string ExplainMmio(const Outcome& o, const MmioAccess& expected) {
 
 using LeafKey = std::tuple<int, Gfn>;  // level, gfn
 
-int LevelOf(Backing size) {
-  return size == Backing::k1G ? 3 : size == Backing::k2M ? 2 : 1;
-}
+int LevelOf(Backing size) { return size == Backing::k1G ? 3 : size == Backing::k2M ? 2 : 1; }
 
 std::set<LeafKey> Keys(const std::vector<LeafRange>& ranges) {
   std::set<LeafKey> keys;
@@ -97,8 +95,8 @@ std::string ExplainTracedLeaves(const ZapReport& report, const std::set<LeafKey>
   for (const SpteChanged& change : report.leaves) {
     const LeafKey key = {change.level, change.gfn};
     if (change.as_id != 0)
-      return "where a leaf of address space " + std::to_string(change.as_id) + " was zapped: " +
-             KeyText(key);
+      return "where a leaf of address space " + std::to_string(change.as_id) +
+             " was zapped: " + KeyText(key);
     if (!expected.contains(key))
       return "where a leaf was zapped that should have stayed: " + KeyText(key);
     if (!seen.insert(key).second) return "where a leaf was zapped twice: " + KeyText(key);
@@ -157,11 +155,10 @@ Matcher<const KvmStatus&> IsOk() {
 }
 
 Matcher<const KvmStatus&> FailsWith(int error) {
-  return Explaining<KvmStatus>("fails with errno " + std::to_string(error),
-                               [error](const KvmStatus& status) {
-                                 return status.error() == error ? std::string()
-                                                                : "which is " + status.ToString();
-                               });
+  return Explaining<KvmStatus>(
+      "fails with errno " + std::to_string(error), [error](const KvmStatus& status) {
+        return status.error() == error ? std::string() : "which is " + status.ToString();
+      });
 }
 
 Matcher<const Outcome&> Succeeds() {
@@ -204,13 +201,19 @@ Matcher<const Outcome&> SeesPattern() {
   });
 }
 
-Matcher<const Outcome&> SeesNothing() {
-  return Explaining<Outcome>("sees no memory at all", [](const Outcome& o) {
-    if (!o.done) return NotDone(o);
-    const guest::Verdict& v = o.verdict;
-    return v.words > 0 && v.absent == v.words && o.mmio_count == v.words ? std::string()
-                                                                         : "which " + Words(v);
-  });
+Matcher<const Outcome&> FindsNothingIn(GpaRange range) {
+  return Explaining<Outcome>(
+      "finds no memory in " + ToString(range), [range](const Outcome& o) -> std::string {
+        if (!o.done) return NotDone(o);
+        if (o.mmio_count != range.pages()) return ReturnedText(o);
+        for (size_t i = 0; i < o.mmio.size(); i++) {
+          const MmioAccess expected = {range.start + i * kPageSize, 8, false, guest::kNoMemory};
+          if (!(o.mmio[i] == expected))
+            return "which made a " + testing::PrintToString(o.mmio[i]) + ", not a " +
+                   testing::PrintToString(expected);
+        }
+        return "";
+      });
 }
 
 Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected) {
@@ -237,11 +240,10 @@ Matcher<const ZapReport&> ZappedEverything() {
 }
 
 Matcher<const ZapReport&> TracedLeavesAre(std::vector<LeafRange> expected) {
-  return Explaining<ZapReport>("zapped these leaves, by the tracepoint",
-                               [keys = Keys(expected)](const ZapReport& report) {
-                                 return report.untraced.empty() ? ExplainTracedLeaves(report, keys)
-                                                                : std::string();
-                               });
+  return Explaining<ZapReport>(
+      "zapped these leaves, by the tracepoint", [keys = Keys(expected)](const ZapReport& report) {
+        return report.untraced.empty() ? ExplainTracedLeaves(report, keys) : std::string();
+      });
 }
 
 }  // namespace slotzap

@@ -53,8 +53,10 @@ testing::Matcher<const Outcome&> IsStuck();
 //     which saw 512 words: 0 right, 512 absent, 0 wrong
 testing::Matcher<const Outcome&> SeesPattern();
 
-// Verify read every word as no memory.
-testing::Matcher<const Outcome&> SeesNothing();
+// TouchRead of `range` found no memory in any page.
+//   EXPECT_THAT(guest.TouchRead({slot.range()}), FindsNothingIn(slot.range()));
+//     which returned 0, with 3 MMIO accesses, the first a read of 8 bytes at 0x40001000: ...
+testing::Matcher<const Outcome&> FindsNothingIn(GpaRange range);
 
 // Where leaf SPTEs are expected to be: `pages` of the size, one after the other.
 struct LeafRange {

@@ -13,8 +13,7 @@ constexpr Gpa kBystander = 3_GiB;
 // A VM with a victim and a bystander, which tells by behaviour what the quirk's state is.
 class ProbeVm : public TestVm {
  public:
-  ProbeVm()
-      : victim_(AddSlot(kVictim, 64_KiB)), bystander_(AddSlot(kBystander, 256_KiB)) {}
+  ProbeVm() : victim_(AddSlot(kVictim, 64_KiB)), bystander_(AddSlot(kBystander, 256_KiB)) {}
 
   void Touch() {
     ASSERT_THAT(guest().TouchWrite({victim_.range(), bystander_.range()}), Succeeds());
