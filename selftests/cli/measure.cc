@@ -80,7 +80,9 @@ ModeReport Measure(const MeasureConfig& config) {
   utsname uts = {};
   if (uname(&uts) == 0) report.kernel = uts.release;
   const std::string emulator = CpuEmulator();
-  report.host = emulator.empty() ? "not emulated" : "emulated by " + emulator;
+  report.host = emulator == "tcg"     ? "emulated by QEMU's TCG"
+                : emulator == "bochs" ? "emulated by Bochs"
+                                      : "not emulated";
 
   const Kvm kvm;
   if ((kvm.CheckExtension(KVM_CAP_DISABLE_QUIRKS2) & static_cast<int>(kQuirkSlotZapAll)) == 0) {

@@ -25,38 +25,38 @@ constexpr uint64_t IndexAt(uint64_t virt, int level) {
 
 }  // namespace
 
-PageTables::PageTables(MemorySlot& slot, GpaRange window)
-    : slot_(slot), window_(window), next_(window.start) {
-  if (window.start < slot.range().start || window.end() > slot.range().end())
+PageTables::PageTables(const GuestMemory& memory, GpaRange range, GpaRange window)
+    : memory_(memory), base_(range.start), window_(window), next_(window.start) {
+  if (window.start < range.start || window.end() > range.end())
     throw std::invalid_argument("page tables at " + ToString(window) + " are not in the slot " +
-                                ToString(slot.range()));
+                                ToString(range));
   NewTable();
 }
 
 Gpa PageTables::NewTable() {
   if (next_ + kPageSize > window_.end())
     throw std::length_error("no room for another page table in " + ToString(window_));
-  for (uint64_t i = 0; i < kPageSize; i += 8) slot_.Store(next_ + i, 0);
+  for (uint64_t i = 0; i < kPageSize; i += 8) memory_.Store(next_ - base_ + i, 0);
   return std::exchange(next_, next_ + kPageSize);
 }
 
 void PageTables::MapOne(uint64_t virt, Gpa phys, int leaf_level) {
   Gpa table = root();
   for (int level = kRootLevel; level > leaf_level; level--) {
-    const Gpa entry_gpa = table + IndexAt(virt, level) * 8;
-    uint64_t entry = slot_.Load(entry_gpa);
+    const uint64_t offset = table - base_ + IndexAt(virt, level) * 8;
+    uint64_t entry = memory_.Load(offset);
     if ((entry & kLarge) != 0)
       throw std::invalid_argument(Hex(virt) + " is mapped by a larger page already");
     if ((entry & kPresent) == 0) {
       entry = NewTable() | kPresent | kWritable | kAccessed;
-      slot_.Store(entry_gpa, entry);
+      memory_.Store(offset, entry);
     }
     table = entry & kAddress;
   }
   // Accessed and dirty are set in advance: the guest's walks then never write to its tables.
   const uint64_t size_bit = leaf_level > 1 ? kLarge : 0;
-  slot_.Store(table + IndexAt(virt, leaf_level) * 8,
-              phys | kPresent | kWritable | kAccessed | kDirty | size_bit);
+  memory_.Store(table - base_ + IndexAt(virt, leaf_level) * 8,
+                phys | kPresent | kWritable | kAccessed | kDirty | size_bit);
 }
 
 void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_size) {

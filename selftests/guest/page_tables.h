@@ -18,7 +18,10 @@ enum class GuestPageSize : uint64_t { k4K = 1ull << 12, k2M = 1ull << 21, k1G = 
 class PageTables {
  public:
   // The tables live in `window`, which has to lie in `slot`.  Clears the first page: the root.
-  PageTables(MemorySlot& slot, GpaRange window);
+  PageTables(const MemorySlot& slot, GpaRange window)
+      : PageTables(slot.memory(), slot.range(), window) {}
+  // As above, in memory that the guest has at `range`.
+  PageTables(const GuestMemory& memory, GpaRange range, GpaRange window);
 
   // The address of the root, for CR3.
   Gpa root() const { return window_.start; }
@@ -38,7 +41,8 @@ class PageTables {
   Gpa NewTable();
   void MapOne(uint64_t virt, Gpa phys, int leaf_level);
 
-  MemorySlot& slot_;
+  const GuestMemory& memory_;
+  Gpa base_;  // where the guest has memory_
   GpaRange window_;
   Gpa next_;
 };

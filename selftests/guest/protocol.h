@@ -55,13 +55,13 @@ inline constexpr unsigned kMaxRanges = 16;
 
 // What kVerify and kVerifyLoop found.
 struct Verdict {
-  uint64_t words;    // compared
-  uint64_t matches;  // held the pattern
-  uint64_t absent;   // read as kNoMemory
-  uint64_t wrong;    // anything else; the first one is described below
-  uint64_t wrong_gpa;
-  uint64_t wrong_seen;
-  uint64_t wrong_expected;
+  uint64_t words = 0;    // compared
+  uint64_t matches = 0;  // held the pattern
+  uint64_t absent = 0;   // read as kNoMemory
+  uint64_t wrong = 0;    // anything else; the first one is described below
+  uint64_t wrong_gpa = 0;
+  uint64_t wrong_seen = 0;
+  uint64_t wrong_expected = 0;
 };
 
 struct Mailbox {

@@ -192,7 +192,8 @@ TEST_P(SlotDelete, TheSlotThatHoldsItsPageTables) {
   const Vcpu::State before = vm.guest().vcpu().Save();
 
   vm.tables_slot().Delete();
-  EXPECT_THAT(vm.guest().NopWithin(kPatience), IsStuck()) << "the guest runs on page tables that are gone";
+  EXPECT_THAT(vm.guest().NopWithin(kPatience), IsStuck())
+      << "the guest runs on page tables that are gone";
 
   vm.tables_slot().Add();
   vm.guest().RestoreTo(before);

@@ -6,8 +6,6 @@
 #include <set>
 #include <tuple>
 
-#include "host/kvm_module.h"
-
 namespace slotzap {
 namespace {
 
@@ -106,7 +104,8 @@ std::string ExplainTracedLeaves(const ZapReport& report, const std::set<LeafKey>
   return "";
 }
 
-std::string ExplainZappedOnly(const ZapReport& report, const std::vector<LeafRange>& expected) {
+std::string ExplainZappedOnly(const ZapReport& report, const std::vector<LeafRange>& expected,
+                              MmuMode mode) {
   std::ostringstream os;
   const Leaves leaves = Count(expected);
   if (report.dropped() != leaves) {
@@ -127,7 +126,7 @@ std::string ExplainZappedOnly(const ZapReport& report, const std::vector<LeafRan
        << Hex(report.tables.front().gfn) << " level " << report.tables.front().level;
   } else if (!report.shadow_pages.empty()) {
     os << "where " << report.shadow_pages.size() << " shadow pages were zapped";
-  } else if (DetectKvmModule().mode == MmuMode::kTdp) {
+  } else if (mode == MmuMode::kTdp) {
     return ExplainTracedLeaves(report, Keys(expected));
   }
   return os.str();
@@ -216,14 +215,15 @@ Matcher<const Outcome&> FindsNothingIn(GpaRange range) {
       });
 }
 
-Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected) {
+Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mode) {
   std::ostringstream os;
   os << "zapped exactly the leaves in";
   for (const LeafRange& r : expected) os << " " << r.range;
   if (expected.empty()) os << " nothing";
-  return Explaining<ZapReport>(os.str(), [expected = std::move(expected)](const ZapReport& report) {
-    return ExplainZappedOnly(report, expected);
-  });
+  return Explaining<ZapReport>(os.str(),
+                               [expected = std::move(expected), mode](const ZapReport& report) {
+                                 return ExplainZappedOnly(report, expected, mode);
+                               });
 }
 
 Matcher<const ZapReport&> ZappedEverything() {

@@ -11,6 +11,7 @@
 
 #include "base/range.h"
 #include "guest/guest.h"
+#include "host/kvm_module.h"
 #include "kvm/memory_slot.h"
 #include "oracle/zap_watch.h"
 
@@ -70,7 +71,8 @@ struct LeafRange {
 // zapped, the TLBs were flushed.
 //   EXPECT_THAT(watch.Stop(), ZappedOnly({victim.range()}));
 //     where 3 leaves of 4 KiB were zapped, not 4
-testing::Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected);
+// The mode is the one that KVM is in.
+testing::Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mode);
 
 // Everything was invalidated: kvm_mmu_zap_all_fast() ran, no leaf SPTE is left.
 testing::Matcher<const ZapReport&> ZappedEverything();

@@ -111,7 +111,7 @@ TEST_P(SlotMove, OntoAnotherSlotFailsAndChangesNothing) {
   const uint64_t faults = vm.FixedFaults();
   ZapWatch watch(vm.vm());
   EXPECT_THAT(slot.TryMoveTo(kTo + 128_KiB), FailsWith(EEXIST));
-  EXPECT_THAT(watch.Stop(), ZappedOnly({}));
+  EXPECT_THAT(watch.Stop(), ZappedOnly({}, CurrentMmuMode()));
   EXPECT_THAT(vm.guest().Verify(both), SeesPattern());
   EXPECT_EQ(vm.FixedFaults(), faults) << "a move that failed made the guest fault again";
 }

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "base/mapping.h"
+
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+#include <utility>
+
+#include "base/range.h"
+
+namespace slotzap {
+namespace {
+
+using namespace literals;
+
+TEST(Mapping, IsAlignedAndZero) {
+  const Mapping mapping = Mapping::Anonymous(8_KiB, 2_MiB);
+  EXPECT_EQ(mapping.address() % 2_MiB, 0u);
+  EXPECT_EQ(*mapping.at<uint64_t>(8_KiB - 8), 0u);
+}
+
+TEST(Mapping, RefusesWhatDoesNotFit) {
+  const Mapping mapping = Mapping::Anonymous(4_KiB);
+  EXPECT_THROW(mapping.at<uint64_t>(4_KiB - 7), std::out_of_range);
+  EXPECT_THROW(mapping.at<uint64_t>(~0ull), std::out_of_range);
+}
+
+TEST(Mapping, RefusesBadSizesAndAlignments) {
+  EXPECT_THROW(Mapping::Anonymous(0), std::invalid_argument);
+  EXPECT_THROW(Mapping::Anonymous(100), std::invalid_argument);
+  EXPECT_THROW(Mapping::Anonymous(4_KiB, 12_KiB), std::invalid_argument);
+  EXPECT_THROW(Mapping::Anonymous(4_KiB, 512), std::invalid_argument);
+}
+
+TEST(Mapping, MovesItsMemory) {
+  Mapping first = Mapping::Anonymous(4_KiB);
+  *first.at<uint64_t>(0) = 42;
+  Mapping second = std::move(first);
+  EXPECT_FALSE(first.valid());  // NOLINT(bugprone-use-after-move): that is the question
+  EXPECT_EQ(*second.at<uint64_t>(0), 42u);
+}
+
+TEST(Mapping, SharesAFileAtAnOffset) {
+  const FileDescriptor file = MemoryFile(12_KiB);
+  const Mapping all = Mapping::Shared(file.get(), 12_KiB);
+  const Mapping tail = Mapping::Shared(file.get(), 4_KiB, 8_KiB);
+  *all.at<uint64_t>(8_KiB) = 7;
+  EXPECT_EQ(*tail.at<uint64_t>(0), 7u);
+}
+
+}  // namespace
+}  // namespace slotzap

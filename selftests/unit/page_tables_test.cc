@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "guest/page_tables.h"
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "kvm/memory_slot.h"
+
+namespace slotzap {
+namespace {
+
+using namespace literals;
+
+// Page tables in memory that no KVM is told of.
+class PageTablesTest : public testing::Test {
+ protected:
+  // What a CPU would translate `virt` to (AMD APM volume 2, 5.3.3), or nothing.
+  std::optional<Gpa> Walk(const PageTables& tables, uint64_t virt) const {
+    Gpa table = tables.root();
+    for (int level = 4;; level--) {
+      const uint64_t shift = 12 + 9 * static_cast<uint64_t>(level - 1);
+      const uint64_t entry = memory_.Load(table - kBase + (virt >> shift & 511) * 8);
+      if ((entry & 3) != 3) return std::nullopt;
+      const uint64_t address = entry & 0x000ffffffffff000;
+      if (level == 1 || (entry & 1 << 7) != 0) return address + (virt & ((1ull << shift) - 1));
+      table = address;
+    }
+  }
+
+  static constexpr Gpa kBase = 1_MiB;
+  static constexpr GpaRange kRange = {kBase, 64_KiB};
+  const GuestMemory memory_{64_KiB};
+};
+
+TEST_F(PageTablesTest, TranslatesAllPageSizes) {
+  PageTables tables(memory_, kRange, kRange);
+  tables.Map(1_GiB, 5_GiB, 8_KiB, GuestPageSize::k4K);
+  tables.Map(2_GiB, 4_MiB, 4_MiB, GuestPageSize::k2M);
+  tables.Map(4_GiB, 8_GiB, 2_GiB, GuestPageSize::k1G);
+  EXPECT_EQ(Walk(tables, 1_GiB + 4_KiB + 8), 5_GiB + 4_KiB + 8);
+  EXPECT_EQ(Walk(tables, 1_GiB + 8_KiB), std::nullopt);
+  EXPECT_EQ(Walk(tables, 2_GiB + 3_MiB), 7_MiB);
+  EXPECT_EQ(Walk(tables, 5_GiB + 1), 9_GiB + 1);
+  EXPECT_EQ(Walk(tables, 0), std::nullopt);
+}
+
+TEST_F(PageTablesTest, UsesTheTablesItNeeds) {
+  PageTables tables(memory_, kRange, {kBase + 8_KiB, 32_KiB});
+  EXPECT_EQ(tables.root(), kBase + 8_KiB);
+  EXPECT_EQ(tables.used().pages(), 1u);
+  tables.MapIdentity({0, 4_MiB}, GuestPageSize::k2M);  // a level 3 and a level 2 table
+  EXPECT_EQ(tables.used().pages(), 3u);
+  tables.MapIdentity({4_MiB, 2_MiB}, GuestPageSize::k4K);  // and a level 1 table
+  EXPECT_EQ(tables.used().pages(), 4u);
+}
+
+TEST_F(PageTablesTest, RefusesWhatCannotBe) {
+  PageTables tables(memory_, kRange, kRange);
+  EXPECT_THROW(tables.MapIdentity({4_KiB, 2_MiB}, GuestPageSize::k2M), std::invalid_argument);
+  tables.MapIdentity({0, 2_MiB}, GuestPageSize::k2M);
+  EXPECT_THROW(tables.MapIdentity({0, 4_KiB}, GuestPageSize::k4K), std::invalid_argument);
+  EXPECT_THROW(PageTables(memory_, kRange, {kBase, 128_KiB}), std::invalid_argument);
+  PageTables small(memory_, kRange, {kBase, 8_KiB});
+  EXPECT_THROW(small.MapIdentity({0, 2_MiB}, GuestPageSize::k2M), std::length_error);
+}
+
+}  // namespace
+}  // namespace slotzap
