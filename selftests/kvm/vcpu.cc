@@ -65,6 +65,8 @@ void Vcpu::Restore(const State& state) {
   SLOTZAP_IOCTL(fd_.get(), KVM_SET_VCPU_EVENTS, &state.events, "as saved").OrThrow();
 }
 
+void Vcpu::SendSmi() { SLOTZAP_IOCTL(fd_.get(), KVM_SMI, 0).OrThrow(); }
+
 kvm_regs Vcpu::Regs() const {
   kvm_regs regs = {};
   SLOTZAP_IOCTL(fd_.get(), KVM_GET_REGS, &regs, "").OrThrow();

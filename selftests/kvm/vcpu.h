@@ -38,6 +38,9 @@ class Vcpu {
   // Whether a kick is due; clears it.
   bool TakeKick();
 
+  // KVM_SMI: the vCPU enters System Management Mode when it runs next.
+  void SendSmi();
+
   kvm_regs Regs() const;
   void SetRegs(const kvm_regs& regs);
   kvm_sregs Sregs() const;

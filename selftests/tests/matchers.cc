@@ -88,11 +88,12 @@ std::string KeyText(const LeafKey& key) {
   return "gfn " + Hex(std::get<1>(key)) + " level " + std::to_string(std::get<0>(key));
 }
 
-std::string ExplainTracedLeaves(const ZapReport& report, const std::set<LeafKey>& expected) {
+std::string ExplainTracedLeaves(const ZapReport& report, const std::set<LeafKey>& expected,
+                                int address_space) {
   std::set<LeafKey> seen;
   for (const SpteChanged& change : report.leaves) {
     const LeafKey key = {change.level, change.gfn};
-    if (change.as_id != 0)
+    if (change.as_id != address_space)
       return "where a leaf of address space " + std::to_string(change.as_id) +
              " was zapped: " + KeyText(key);
     if (!expected.contains(key))
@@ -105,7 +106,7 @@ std::string ExplainTracedLeaves(const ZapReport& report, const std::set<LeafKey>
 }
 
 std::string ExplainZappedOnly(const ZapReport& report, const std::vector<LeafRange>& expected,
-                              MmuMode mode) {
+                              MmuMode mode, int address_space) {
   std::ostringstream os;
   const Leaves leaves = Count(expected);
   if (report.dropped() != leaves) {
@@ -127,7 +128,7 @@ std::string ExplainZappedOnly(const ZapReport& report, const std::vector<LeafRan
   } else if (!report.shadow_pages.empty()) {
     os << "where " << report.shadow_pages.size() << " shadow pages were zapped";
   } else if (mode == MmuMode::kTdp) {
-    return ExplainTracedLeaves(report, Keys(expected));
+    return ExplainTracedLeaves(report, Keys(expected), address_space);
   }
   return os.str();
 }
@@ -215,15 +216,16 @@ Matcher<const Outcome&> FindsNothingIn(GpaRange range) {
       });
 }
 
-Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mode) {
+Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mode,
+                                     int address_space) {
   std::ostringstream os;
   os << "zapped exactly the leaves in";
   for (const LeafRange& r : expected) os << " " << r.range;
   if (expected.empty()) os << " nothing";
-  return Explaining<ZapReport>(os.str(),
-                               [expected = std::move(expected), mode](const ZapReport& report) {
-                                 return ExplainZappedOnly(report, expected, mode);
-                               });
+  return Explaining<ZapReport>(
+      os.str(), [expected = std::move(expected), mode, address_space](const ZapReport& report) {
+        return ExplainZappedOnly(report, expected, mode, address_space);
+      });
 }
 
 Matcher<const ZapReport&> ZappedEverything() {
@@ -242,7 +244,7 @@ Matcher<const ZapReport&> ZappedEverything() {
 Matcher<const ZapReport&> TracedLeavesAre(std::vector<LeafRange> expected) {
   return Explaining<ZapReport>(
       "zapped these leaves, by the tracepoint", [keys = Keys(expected)](const ZapReport& report) {
-        return report.untraced.empty() ? ExplainTracedLeaves(report, keys) : std::string();
+        return report.untraced.empty() ? ExplainTracedLeaves(report, keys, 0) : std::string();
       });
 }
 

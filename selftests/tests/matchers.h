@@ -72,7 +72,8 @@ struct LeafRange {
 //   EXPECT_THAT(watch.Stop(), ZappedOnly({victim.range()}));
 //     where 3 leaves of 4 KiB were zapped, not 4
 // The mode is the one that KVM is in.
-testing::Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mode);
+testing::Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mode,
+                                              int address_space = 0);
 
 // Everything was invalidated: kvm_mmu_zap_all_fast() ran, no leaf SPTE is left.
 testing::Matcher<const ZapReport&> ZappedEverything();

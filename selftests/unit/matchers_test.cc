@@ -105,6 +105,7 @@ const std::vector<LeafRange> kTwoPages = {{{0x100000, 0x2000}}};
 
 TEST(ZapMatchers, ZappedOnlyAcceptsExactlyThat) {
   EXPECT_THAT(TwoPages(), ZappedOnly(kTwoPages, MmuMode::kTdp));
+  EXPECT_THAT(TwoPages(), Not(ZappedOnly(kTwoPages, MmuMode::kTdp, /*address_space=*/1)));
 }
 
 TEST(ZapMatchers, ZappedOnlyNoticesEachDeviation) {

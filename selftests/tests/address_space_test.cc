@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Theme: address spaces.  A gfn can be in two memslots, one for SMM and one for everything else;
+// deleting one leaves the other alone.
+#include "guest/smm.h"
+#include "tests/slot_test.h"
+
+namespace slotzap {
+namespace {
+
+constexpr Gpa kGpa = 1_GiB;
+constexpr uint64_t kSize = 256_KiB;
+constexpr uint64_t kSeed = 0x0a5;
+constexpr uint64_t kSmmSeed = 0x5a5;
+
+// What the SMM handler should find in a slot filled with the pattern.
+uint64_t SumOf(uint64_t seed, const GpaRange& range) {
+  uint64_t sum = 0;
+  for (uint64_t page = 0; page < range.pages(); page++)
+    sum = AddHalves(sum, guest::PatternWord(seed, page * kPageSize / 8));
+  return sum;
+}
+
+// The same guest physical addresses, with memory of its own in each address space.
+class TwoSpaces : public TestVm {
+ public:
+  explicit TwoSpaces(const GuestVmConfig& config)
+      : TestVm(config), smm_(vm()), slot_(AddFilledSlot(kGpa, kSize, kSeed)), smm_slot_(AddSmm()) {}
+
+  Outcome TouchNormal() { return guest().TouchRead({slot_.range()}); }
+  Outcome TouchSmm() { return smm_.TouchRead(guest(), smm_slot_.range()); }
+  MemorySlot& slot() { return slot_; }
+  MemorySlot& smm_slot() { return smm_slot_; }
+
+  // Maps both, and everything that switching to SMM and back needs.
+  void TouchBoth() {
+    for (int i = 0; i < 2; i++) {
+      ASSERT_THAT(TouchNormal(), Succeeds());
+      ASSERT_THAT(TouchSmm(), Succeeds());
+    }
+  }
+
+ private:
+  MemorySlot AddSmm() {
+    auto memory = std::make_shared<GuestMemory>(kSize);
+    FillMemory(*memory, {.pages = kSize / kPageSize, .seed = kSmmSeed});
+    return vm().AddSlot({.gpa = kGpa, .memory = memory, .address_space = Smm::kAddressSpace});
+  }
+
+  Smm smm_;
+  MemorySlot slot_;
+  MemorySlot smm_slot_;
+};
+
+class AddressSpace : public SlotTest {
+ protected:
+  void SetUp() override {
+    SlotTest::SetUp();
+    if (!IsSkipped() && Kvm().CheckExtension(KVM_CAP_X86_SMM) == 0)
+      GTEST_SKIP() << "this KVM has no System Management Mode";
+  }
+};
+
+TEST_P(AddressSpace, EachSeesItsOwnMemory) {
+  TwoSpaces vm(Config());
+  EXPECT_THAT(vm.guest().Verify({PatternOf(vm.slot(), kSeed)}), SeesPattern());
+  EXPECT_EQ(vm.TouchSmm().value, SumOf(kSmmSeed, vm.smm_slot().range()));
+}
+
+TEST_P(AddressSpace, DeletingTheNormalSlotLeavesSmmsAlone) {
+  TwoSpaces vm(Config());
+  vm.TouchBoth();
+  vm.slot().Delete();
+  const uint64_t faults = vm.FixedFaults();
+  const Outcome outcome = vm.TouchSmm();
+  EXPECT_THAT(outcome, Succeeds());
+  EXPECT_EQ(outcome.value, SumOf(kSmmSeed, vm.smm_slot().range()));
+  if (slot_zap_all())
+    EXPECT_GT(vm.FixedFaults(), faults);
+  else
+    EXPECT_EQ(vm.FixedFaults(), faults) << "the slot of the other address space was zapped";
+  EXPECT_THAT(vm.TouchNormal(), FindsNothingIn(vm.slot().range()));
+}
+
+TEST_P(AddressSpace, DeletingSmmsSlotLeavesTheNormalOneAlone) {
+  TwoSpaces vm(Config());
+  vm.TouchBoth();
+  vm.smm_slot().Delete();
+  const uint64_t faults = vm.FixedFaults();
+  EXPECT_THAT(vm.TouchNormal(), Succeeds());
+  if (slot_zap_all())
+    EXPECT_GT(vm.FixedFaults(), faults);
+  else
+    EXPECT_EQ(vm.FixedFaults(), faults) << "the slot of the other address space was zapped";
+  const Outcome outcome = vm.TouchSmm();
+  EXPECT_TRUE(outcome.done) << outcome.exit_text;
+  // Two reads of 4 bytes a page.
+  EXPECT_EQ(outcome.mmio_count, 2 * vm.smm_slot().range().pages());
+  EXPECT_THAT(vm.guest().Verify({PatternOf(vm.slot(), kSeed)}), SeesPattern());
+}
+
+TEST_P(AddressSpace, ExactlyTheSlotsLeavesAreZapped) {
+  TwoSpaces vm(Config());
+  for (MemorySlot* slot : {&vm.slot(), &vm.smm_slot()}) {
+    vm.TouchBoth();
+    ZapWatch watch(vm.vm());
+    slot->Delete();
+    const ZapReport report = watch.Stop();
+    if (slot_zap_all())
+      EXPECT_THAT(report, ZappedEverything());
+    else
+      EXPECT_THAT(report,
+                  ZappedOnly({{slot->range()}}, CurrentMmuMode(), slot->config().address_space));
+    slot->Add();
+  }
+}
+
+SLOTZAP_INSTANTIATE(AddressSpace);
+
+}  // namespace
+}  // namespace slotzap
