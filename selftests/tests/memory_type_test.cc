@@ -68,6 +68,23 @@ TEST_P(MemoryType, TogglingCacheDisableZapsWithNoncoherentDma) {
   }
 }
 
+// As a VMM does to reset a vCPU.
+TEST_P(MemoryType, UserspaceTogglingCacheDisableZapsWithNoncoherentDma) {
+  constexpr uint64_t kCacheDisable = 1ull << 30;
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+  const NoncoherentDma dma(vm.vm());
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  kvm_sregs sregs = vm.guest().vcpu().Sregs();
+  for (int i = 0; i < 2; i++) {
+    sregs.cr0 ^= kCacheDisable;
+    vm.guest().vcpu().SetSregs(sregs);
+    EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived a change of CR0.CD";
+  }
+  vm.guest().vcpu().SetSregs(sregs);
+  EXPECT_EQ(Refaults(vm, slot), 0u) << "CR0.CD did not change";
+}
+
 TEST_P(MemoryType, TogglingCacheDisableKeepsSptesWithoutNoncoherentDma) {
   TestVm vm(Config());
   MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
