@@ -3,39 +3,20 @@
 // CR0.CD (vmx_get_mt_mask()), so SPTEs have to go when that changes: zapping everything on memslot
 // updates used to cover up that they did not.
 //
-// Whether a VM has non-coherent DMA is up to assigned devices; here, a test module says so
-// (selftests/module/noncoherent.c).
-#include <sys/ioctl.h>
-
-#include "base/file_descriptor.h"
-#include "module/noncoherent.h"
+// Whether a VM has non-coherent DMA is up to assigned devices; here, a test module says so.
 #include "tests/slot_test.h"
-
-#include <fcntl.h>
+#include "tests/test_device.h"
 
 namespace slotzap {
 namespace {
-
-constexpr char kDevice[] = "/dev/" SLOTZAP_NONCOHERENT_NAME;
-
-// A VM has non-coherent DMA from construction to destruction.
-class NoncoherentDma {
- public:
-  explicit NoncoherentDma(const Vm& vm) : device_(FileDescriptor::Open(kDevice, O_RDWR)) {
-    SLOTZAP_IOCTL(device_.get(), SLOTZAP_NONCOHERENT_ATTACH, static_cast<unsigned long>(vm.fd()))
-        .OrThrow();
-  }
-
- private:
-  FileDescriptor device_;
-};
 
 class MemoryType : public SlotTest {
  protected:
   void SetUp() override {
     SlotTest::SetUp();
-    if (!IsSkipped() && !FileExists(kDevice))
-      GTEST_SKIP() << "needs the test module slotzap_noncoherent, which is not loaded";
+    if (IsSkipped()) return;
+    if (const std::string reason = TestDevice::Unavailable(); !reason.empty())
+      GTEST_SKIP() << reason;
   }
 
   // How many faults it costs to touch `slot` once more.
@@ -56,7 +37,8 @@ TEST_P(MemoryType, TogglingCacheDisableZapsWithNoncoherentDma) {
     vm.vm().quirks().Disable((slot_zap_all() ? 0 : kQuirkSlotZapAll) |
                              (cd_quirk ? 0 : kQuirkCdNwCleared));
     MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
-    const NoncoherentDma dma(vm.vm());
+    TestDevice device(vm.vm());
+    device.SetNoncoherentDma(true);
     ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
     ASSERT_EQ(Refaults(vm, slot), 0u);
     ASSERT_THAT(vm.guest().SetCacheDisable(true), Succeeds());
@@ -73,7 +55,8 @@ TEST_P(MemoryType, UserspaceTogglingCacheDisableZapsWithNoncoherentDma) {
   constexpr uint64_t kCacheDisable = 1ull << 30;
   TestVm vm(Config());
   MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
-  const NoncoherentDma dma(vm.vm());
+  TestDevice device(vm.vm());
+  device.SetNoncoherentDma(true);
   ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
   kvm_sregs sregs = vm.guest().vcpu().Sregs();
   for (int i = 0; i < 2; i++) {
@@ -101,15 +84,15 @@ TEST_P(MemoryType, GainingAndLosingNoncoherentDmaZaps) {
   TestVm vm(Config());
   MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
   ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
-  {
-    const NoncoherentDma first(vm.vm());
-    EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs from before non-coherent DMA stayed";
-    {
-      const NoncoherentDma second(vm.vm());
-      EXPECT_EQ(Refaults(vm, slot), 0u) << "a second source changes nothing";
-    }
-    EXPECT_EQ(Refaults(vm, slot), 0u) << "the first source is still there";
-  }
+  TestDevice first(vm.vm());
+  TestDevice second(vm.vm());
+  first.SetNoncoherentDma(true);
+  EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs from before non-coherent DMA stayed";
+  second.SetNoncoherentDma(true);
+  EXPECT_EQ(Refaults(vm, slot), 0u) << "a second source changes nothing";
+  second.SetNoncoherentDma(false);
+  EXPECT_EQ(Refaults(vm, slot), 0u) << "the first source is still there";
+  first.SetNoncoherentDma(false);
   EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs from the time of non-coherent DMA stayed";
 }
 

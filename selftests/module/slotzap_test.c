@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Does to a VM what otherwise takes an assigned device: non-coherent DMA, which comes from an IOMMU
+ * without snoop control, and a page-track client, such as KVMGT.  For tests only: it belongs on an
+ * emulated host, and is never installed.
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/kvm_host.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include <asm/kvm_page_track.h>
+
+#include "slotzap_test.h"
+
+struct slotzap_test {
+	/* Serializes the ioctls of one open file. */
+	struct mutex lock;
+	struct kvm *kvm;
+	bool noncoherent;
+	bool watching;
+	struct kvm_page_track_notifier_node node;
+	/* Written under the VM's slots_lock, read by the ioctl. */
+	spinlock_t gone_lock;
+	struct slotzap_test_slots_gone gone;
+};
+
+static void slotzap_test_slot_gone(struct kvm *kvm, struct kvm_memory_slot *slot,
+				   struct kvm_page_track_notifier_node *node)
+{
+	struct slotzap_test *test = container_of(node, struct slotzap_test, node);
+
+	spin_lock(&test->gone_lock);
+	test->gone.count++;
+	test->gone.base_gfn = slot->base_gfn;
+	test->gone.npages = slot->npages;
+	spin_unlock(&test->gone_lock);
+}
+
+static long slotzap_test_attach(struct slotzap_test *test, int fd)
+{
+	struct fd f = fdget(fd);
+	long r = 0;
+
+	if (!f.file)
+		return -EBADF;
+
+	if (!file_is_kvm(f.file)) {
+		r = -EINVAL;
+	} else if (test->kvm) {
+		r = -EBUSY;
+	} else {
+		test->kvm = f.file->private_data;
+		kvm_get_kvm(test->kvm);
+	}
+	fdput(f);
+	return r;
+}
+
+static long slotzap_test_set_noncoherent(struct slotzap_test *test, bool on)
+{
+	if (on == test->noncoherent)
+		return 0;
+
+	if (on)
+		kvm_arch_register_noncoherent_dma(test->kvm);
+	else
+		kvm_arch_unregister_noncoherent_dma(test->kvm);
+	test->noncoherent = on;
+	return 0;
+}
+
+static long slotzap_test_watch(struct slotzap_test *test)
+{
+	if (test->watching)
+		return -EBUSY;
+
+	test->node.track_flush_slot = slotzap_test_slot_gone;
+	kvm_page_track_register_notifier(test->kvm, &test->node);
+	test->watching = true;
+	return 0;
+}
+
+static long slotzap_test_slots_gone(struct slotzap_test *test, void __user *to)
+{
+	struct slotzap_test_slots_gone gone;
+
+	spin_lock(&test->gone_lock);
+	gone = test->gone;
+	spin_unlock(&test->gone_lock);
+	return copy_to_user(to, &gone, sizeof(gone)) ? -EFAULT : 0;
+}
+
+static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
+{
+	struct slotzap_test *test = filp->private_data;
+	long r;
+
+	mutex_lock(&test->lock);
+	if (cmd == SLOTZAP_TEST_ATTACH)
+		r = slotzap_test_attach(test, arg);
+	else if (!test->kvm)
+		r = -ENXIO;
+	else if (cmd == SLOTZAP_TEST_NONCOHERENT)
+		r = slotzap_test_set_noncoherent(test, arg);
+	else if (cmd == SLOTZAP_TEST_WATCH_SLOTS)
+		r = slotzap_test_watch(test);
+	else if (cmd == SLOTZAP_TEST_SLOTS_GONE)
+		r = slotzap_test_slots_gone(test, (void __user *)arg);
+	else
+		r = -ENOTTY;
+	mutex_unlock(&test->lock);
+	return r;
+}
+
+static int slotzap_test_open(struct inode *inode, struct file *filp)
+{
+	struct slotzap_test *test = kzalloc(sizeof(*test), GFP_KERNEL);
+
+	if (!test)
+		return -ENOMEM;
+
+	mutex_init(&test->lock);
+	spin_lock_init(&test->gone_lock);
+	filp->private_data = test;
+	return 0;
+}
+
+static int slotzap_test_release(struct inode *inode, struct file *filp)
+{
+	struct slotzap_test *test = filp->private_data;
+
+	if (test->kvm) {
+		slotzap_test_set_noncoherent(test, false);
+		if (test->watching)
+			kvm_page_track_unregister_notifier(test->kvm, &test->node);
+		kvm_put_kvm(test->kvm);
+	}
+	kfree(test);
+	return 0;
+}
+
+static const struct file_operations slotzap_test_fops = {
+	.owner = THIS_MODULE,
+	.open = slotzap_test_open,
+	.release = slotzap_test_release,
+	.unlocked_ioctl = slotzap_test_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice slotzap_test_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = SLOTZAP_TEST_NAME,
+	.fops = &slotzap_test_fops,
+	.mode = 0600,
+};
+
+module_misc_device(slotzap_test_device);
+
+MODULE_DESCRIPTION("Tests of KVM's memslots: a VM as if it had an assigned device");
+MODULE_LICENSE("GPL");

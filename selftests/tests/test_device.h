@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// The test module slotzap_test.ko, which does to a VM what otherwise takes an assigned device.
+#pragma once
+
+#include <fcntl.h>
+
+#include <string>
+
+#include "base/file_descriptor.h"
+#include "kvm/status.h"
+#include "kvm/vm.h"
+#include "module/slotzap_test.h"
+
+namespace slotzap {
+
+// Acts on one VM from construction to destruction.
+class TestDevice {
+ public:
+  // Why there is none, or an empty string.
+  static std::string Unavailable() {
+    return FileExists(kPath) ? "" : "needs the test module slotzap_test, which is not loaded";
+  }
+
+  explicit TestDevice(const Vm& vm) : fd_(FileDescriptor::Open(kPath, O_RDWR)) {
+    SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_ATTACH, static_cast<unsigned long>(vm.fd())).OrThrow();
+  }
+
+  // Whether the VM has a device whose DMA is not coherent with the CPU caches.
+  void SetNoncoherentDma(bool on) {
+    SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_NONCOHERENT, static_cast<unsigned long>(on)).OrThrow();
+  }
+
+  // From now on, counts the slots of which KVM tells its page-track clients that they go.
+  void WatchSlots() { SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_WATCH_SLOTS, 0).OrThrow(); }
+  slotzap_test_slots_gone SlotsGone() const {
+    slotzap_test_slots_gone gone = {};
+    SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_SLOTS_GONE, &gone, "").OrThrow();
+    return gone;
+  }
+
+ private:
+  static constexpr char kPath[] = "/dev/" SLOTZAP_TEST_NAME;
+  FileDescriptor fd_;
+};
+
+}  // namespace slotzap
