@@ -66,7 +66,8 @@ step() { # WHAT COMMAND...
 	status=$?
 	set -e
 	if ((status)); then
-		tail -n 25 "$log" >&2
+		# What compilers complain of may be far above the end.
+		{ grep -m 5 -A 5 'error: ' "$log" || tail -n 25 "$log"; } >&2
 		(($(free_mib "$root") >= 32)) || die "$what: no space left on the disk that holds $root"
 		die "$what: failed with status $status, the whole output is in $log"
 	fi
