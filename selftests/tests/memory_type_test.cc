@@ -4,21 +4,13 @@
 // updates used to cover up that they did not.
 //
 // Whether a VM has non-coherent DMA is up to assigned devices; here, a test module says so.
-#include "tests/slot_test.h"
 #include "tests/test_device.h"
 
 namespace slotzap {
 namespace {
 
-class MemoryType : public SlotTest {
+class MemoryType : public DeviceTest {
  protected:
-  void SetUp() override {
-    SlotTest::SetUp();
-    if (IsSkipped()) return;
-    if (const std::string reason = TestDevice::Unavailable(); !reason.empty())
-      GTEST_SKIP() << reason;
-  }
-
   // How many faults it costs to touch `slot` once more.
   static uint64_t Refaults(TestVm& vm, const MemorySlot& slot) {
     const uint64_t faults = vm.FixedFaults();

@@ -1,21 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Theme: page tracking.  Whoever write-protects guest pages through KVM (KVMGT does) has to be told
 // of every slot that goes, whatever KVM's own MMU does with it.
-#include "tests/slot_test.h"
 #include "tests/test_device.h"
 
 namespace slotzap {
 namespace {
 
-class PageTrack : public SlotTest {
- protected:
-  void SetUp() override {
-    SlotTest::SetUp();
-    if (IsSkipped()) return;
-    if (const std::string reason = TestDevice::Unavailable(); !reason.empty())
-      GTEST_SKIP() << reason;
-  }
-};
+class PageTrack : public DeviceTest {};
 
 TEST_P(PageTrack, ClientsAreToldOfEverySlotThatGoes) {
   TestVm vm(Config());

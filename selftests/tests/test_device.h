@@ -10,6 +10,7 @@
 #include "kvm/status.h"
 #include "kvm/vm.h"
 #include "module/slotzap_test.h"
+#include "tests/slot_test.h"
 
 namespace slotzap {
 
@@ -41,6 +42,17 @@ class TestDevice {
  private:
   static constexpr char kPath[] = "/dev/" SLOTZAP_TEST_NAME;
   FileDescriptor fd_;
+};
+
+// Tests that need the device.
+class DeviceTest : public SlotTest {
+ protected:
+  void SetUp() override {
+    SlotTest::SetUp();
+    if (IsSkipped()) return;
+    if (const std::string reason = TestDevice::Unavailable(); !reason.empty())
+      GTEST_SKIP() << reason;
+  }
 };
 
 }  // namespace slotzap
