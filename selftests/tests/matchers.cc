@@ -241,7 +241,7 @@ Matcher<const ZapReport&> ZappedEverything() {
   });
 }
 
-Matcher<const ZapReport&> TracedLeavesAre(std::vector<LeafRange> expected) {
+Matcher<const ZapReport&> TracedLeavesAre(const std::vector<LeafRange>& expected) {
   return Explaining<ZapReport>(
       "zapped these leaves, by the tracepoint", [keys = Keys(expected)](const ZapReport& report) {
         return report.untraced.empty() ? ExplainTracedLeaves(report, keys, 0) : std::string();

@@ -79,6 +79,6 @@ testing::Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, M
 testing::Matcher<const ZapReport&> ZappedEverything();
 
 // The TDP MMU's leaves were zapped one by one in `expected`, and nowhere else.
-testing::Matcher<const ZapReport&> TracedLeavesAre(std::vector<LeafRange> expected);
+testing::Matcher<const ZapReport&> TracedLeavesAre(const std::vector<LeafRange>& expected);
 
 }  // namespace slotzap

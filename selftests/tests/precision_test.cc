@@ -37,7 +37,7 @@ class Precision : public SlotTest {
   // Touches victim and bystanders, lets `update` delete or move the victim, and checks what went:
   // with the quirk enabled everything, with the quirk disabled exactly `expected`.
   template <typename Update>
-  void ExpectPreciseUpdate(TestVm& vm, MemorySlot& victim, std::vector<LeafRange> expected,
+  void ExpectPreciseUpdate(TestVm& vm, MemorySlot& victim, const std::vector<LeafRange>& expected,
                            Update update) {
     Bystanders bystanders(vm, victim.range());
     ASSERT_THAT(bystanders.Touch(vm.guest()), Succeeds());
@@ -165,6 +165,7 @@ TEST_P(Precision, ManySlotsOneByOne) {
   TestVm vm(Config());
   ASSERT_THAT(vm.guest().Nop(), Succeeds());
   std::vector<MemorySlot> slots;
+  slots.reserve(kSlots);
   for (int i = 0; i < kSlots; i++)
     slots.push_back(vm.AddSlot(kVictim + static_cast<uint64_t>(i) * 32_KiB, 32_KiB));
   for (const MemorySlot& slot : slots)

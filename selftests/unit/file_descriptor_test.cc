@@ -18,7 +18,7 @@ TEST(FileDescriptor, ClosesOnceAndMoves) {
   FileDescriptor first = FileDescriptor::Open("/dev/null", O_RDONLY);
   const int number = first.get();
   FileDescriptor second = std::move(first);
-  EXPECT_FALSE(first.valid());  // NOLINT(bugprone-use-after-move): that is the question
+  EXPECT_FALSE(first.valid());  // NOLINT: what is left of it is the question
   EXPECT_EQ(second.get(), number);
   second.Close();
   EXPECT_EQ(fcntl(number, F_GETFD), -1);

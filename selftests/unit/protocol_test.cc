@@ -31,8 +31,8 @@ TEST(Pattern, RepeatsWithItsPeriod) {
 
 TEST(Layout, PartsOfTheAgentsSlotDoNotOverlap) {
   EXPECT_LE(kAgentGpa + AgentImage().size(), kMailboxGpa);
-  EXPECT_LE(kMailboxGpa + kMaxVcpus * 4096, kStackGpa);
-  EXPECT_LE(kStackGpa + kMaxVcpus * 4096, kAgentGpa + kAgentSize);
+  EXPECT_LE(kMailboxGpa + uint64_t{kMaxVcpus} * 4096, kStackGpa);
+  EXPECT_LE(kStackGpa + uint64_t{kMaxVcpus} * 4096, kAgentGpa + kAgentSize);
   EXPECT_LE(kAgentGpa + kAgentSize, kTablesGpa);
 }
 
