@@ -314,8 +314,8 @@ TEST_P(PrecisionLeafOnly, MmioGenerationWrapZapsEverything) {
 }
 
 // A slot so large that walking its rmaps takes many scheduler ticks: the walk has to yield, to the
-// scheduler and to the vCPU that runs meanwhile.  Only its first pages are mapped, so what was zapped
-// before the first yield has to be flushed there: nothing that comes later would.
+// scheduler and to the vCPU that runs meanwhile.  Only its first pages are mapped, so what was
+// zapped before the first yield has to be flushed there: nothing that comes later would.
 TEST_P(Precision, LargeSlotYields) {
   TestVm vm(Config(2));
   const auto sparse = GuestMemory::Sparse(64_GiB);
