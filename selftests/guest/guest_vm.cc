@@ -27,8 +27,7 @@ GuestVm::GuestVm(const GuestVmConfig& config) : vm_(std::make_unique<Vm>(kvm_)) 
   agent_slot_ = std::make_unique<MemorySlot>(vm_->AddSlot(guest::kAgentGpa, guest::kAgentSize));
   agent_slot_->memory().Write(0, AgentImage());
   tables_slot_ = std::make_unique<MemorySlot>(vm_->AddSlot(guest::kTablesGpa, guest::kTablesSize));
-  tables_ = std::make_unique<PageTables>(*tables_slot_,
-                                         GpaRange{guest::kTablesGpa, guest::kTablesSize / 2});
+  tables_ = std::make_unique<PageTables>(*tables_slot_, tables_slot_->range());
   MapAll();
 
   for (unsigned i = 0; i < config.vcpus; i++)
@@ -39,10 +38,6 @@ void GuestVm::MapAll() {
   tables_->MapIdentity({0, k2MMappedEnd}, GuestPageSize::k2M);
   if (HasGigabytePages(kvm_))
     tables_->MapIdentity({k2MMappedEnd, guest::kMappedEnd - k2MMappedEnd}, GuestPageSize::k1G);
-}
-
-GpaRange GuestVm::spare_tables() const {
-  return {guest::kTablesGpa + guest::kTablesSize / 2, guest::kTablesSize / 2};
 }
 
 uint64_t GuestVm::FixedFaults() const {

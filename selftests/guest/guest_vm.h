@@ -17,12 +17,11 @@ struct GuestVmConfig {
   unsigned vcpus = 1;
 };
 
-// Guest physical memory of such a VM: the agent and its page tables (guest/protocol.h) below
-// kFirstFreeGpa, whatever the test adds above.  The guest's virtual addresses are its physical
+// Guest physical memory of such a VM: the agent and its page tables (guest/protocol.h) in the first
+// 16 MiB, whatever the test adds above.  The guest's virtual addresses are its physical
 // ones: below k2MMappedEnd through 2 MiB pages, above through 1 GiB pages if the CPU has them.
 class GuestVm {
  public:
-  static constexpr Gpa kFirstFreeGpa = 16ull << 20;
   static constexpr Gpa k2MMappedEnd = 16ull << 30;
 
   explicit GuestVm(const GuestVmConfig& config = {});
@@ -35,8 +34,6 @@ class GuestVm {
   MemorySlot& tables_slot() { return *tables_slot_; }
   // Page tables of the guest in `tables_slot()` that all vCPUs start with.
   PageTables& tables() { return *tables_; }
-  // What is left of tables_slot() for further page tables: its second half.
-  GpaRange spare_tables() const;
 
   MemorySlot AddSlot(Gpa gpa, uint64_t size, Backing backing = Backing::k4K) {
     return vm().AddSlot(gpa, size, backing);
