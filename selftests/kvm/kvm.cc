@@ -8,6 +8,10 @@
 
 namespace slotzap {
 
+std::string ToString(VmType type) {
+  return type == VmType::kSwProtected ? "sw-protected" : "default";
+}
+
 Kvm::Kvm() : fd_(FileDescriptor::Open("/dev/kvm", O_RDWR)) {
   const int version = SLOTZAP_IOCTL(fd_.get(), KVM_GET_API_VERSION, 0).OrThrow();
   if (version != KVM_API_VERSION)
@@ -30,8 +34,18 @@ int Kvm::CheckExtension(int capability) const {
       .OrThrow();
 }
 
-FileDescriptor Kvm::CreateVm() const {
-  return FileDescriptor(SLOTZAP_IOCTL(fd_.get(), KVM_CREATE_VM, 0).OrThrow());
+uint64_t Kvm::SupportedVmTypes() const {
+  const auto types = static_cast<uint64_t>(CheckExtension(KVM_CAP_VM_TYPES));
+  return types != 0 ? types : 1ull << KVM_X86_DEFAULT_VM;
+}
+
+bool Kvm::Supports(VmType type) const {
+  return (SupportedVmTypes() >> static_cast<uint32_t>(type) & 1) != 0;
+}
+
+FileDescriptor Kvm::CreateVm(VmType type) const {
+  return FileDescriptor(
+      SLOTZAP_IOCTL(fd_.get(), KVM_CREATE_VM, static_cast<unsigned long>(type)).OrThrow());
 }
 
 std::vector<kvm_cpuid_entry2> Kvm::SupportedCpuid() const {

@@ -3,6 +3,7 @@
 // Documentation/virt/kvm/api.rst of the kernel describes every ioctl named here.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,16 @@
 #include "kvm/uapi.h"
 
 namespace slotzap {
+
+// What kind of VM KVM_CREATE_VM makes.  The values are the kernel's.
+enum class VmType : uint32_t {
+  kDefault = KVM_X86_DEFAULT_VM,
+  // Private memory by software alone (CONFIG_KVM_SW_PROTECTED_VM): for testing, protects nothing.
+  // Needs the TDP MMU.
+  kSwProtected = KVM_X86_SW_PROTECTED_VM,
+};
+
+std::string ToString(VmType type);  // "default", "sw-protected"
 
 class Kvm {
  public:
@@ -23,8 +34,13 @@ class Kvm {
   // KVM_CHECK_EXTENSION: 0 if the module lacks the capability.
   int CheckExtension(int capability) const;
 
-  // KVM_CREATE_VM.  The file descriptor of a new VM of the default type.
-  FileDescriptor CreateVm() const;
+  // KVM_CAP_VM_TYPES: bit n is set if there are VMs of type n.  A kernel that doesn't know the
+  // capability has those of the default type only.
+  uint64_t SupportedVmTypes() const;
+  bool Supports(VmType type) const;
+
+  // KVM_CREATE_VM.  The file descriptor of a new VM.  EINVAL if the type isn't supported.
+  FileDescriptor CreateVm(VmType type = VmType::kDefault) const;
 
   // KVM_GET_SUPPORTED_CPUID: all that the module can offer a guest.
   std::vector<kvm_cpuid_entry2> SupportedCpuid() const;

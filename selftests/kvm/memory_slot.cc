@@ -81,16 +81,23 @@ KvmStatus MemorySlot::TrySetFlags(uint32_t flags) {
 }
 
 KvmStatus MemorySlot::Set(uint64_t size) {
-  kvm_userspace_memory_region region = {};
+  // The older struct is the beginning of this one.
+  kvm_userspace_memory_region2 region = {};
   region.slot = static_cast<uint32_t>(config_.address_space) << 16 | id_;
   region.flags = config_.flags;
   region.guest_phys_addr = config_.gpa;
   region.memory_size = size;
   region.userspace_addr = config_.memory->address() + config_.offset;
-  return SLOTZAP_IOCTL(vm_->fd(), KVM_SET_USER_MEMORY_REGION, &region,
-                       "address space " + std::to_string(config_.address_space) + ", slot " +
+  if (config_.memfd) {
+    region.flags |= KVM_MEM_GUEST_MEMFD;
+    region.guest_memfd = static_cast<uint32_t>(config_.memfd->fd());
+    region.guest_memfd_offset = config_.memfd_offset;
+  }
+  const std::string args = "address space " + std::to_string(config_.address_space) + ", slot " +
                            std::to_string(id_) + ", flags " + Hex(region.flags) + ", gpa " +
-                           Hex(region.guest_phys_addr) + ", size " + Hex(size));
+                           Hex(region.guest_phys_addr) + ", size " + Hex(size);
+  return config_.memfd ? SLOTZAP_IOCTL(vm_->fd(), KVM_SET_USER_MEMORY_REGION2, &region, args)
+                       : SLOTZAP_IOCTL(vm_->fd(), KVM_SET_USER_MEMORY_REGION, &region, args);
 }
 
 }  // namespace slotzap

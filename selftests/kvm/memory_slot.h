@@ -8,6 +8,7 @@
 
 #include "base/mapping.h"
 #include "base/range.h"
+#include "kvm/guest_memfd.h"
 #include "kvm/status.h"
 
 namespace slotzap {
@@ -46,6 +47,9 @@ struct SlotConfig {
   uint64_t size = 0;           // 0: from `offset` to the end of `memory`
   uint32_t flags = 0;          // KVM_MEM_*
   uint16_t address_space = 0;  // 1: SMM
+  // Where the guest's private pages come from, if it can have any.
+  std::shared_ptr<GuestMemfd> memfd = nullptr;
+  uint64_t memfd_offset = 0;  // into `memfd`
 };
 
 // One memslot of one VM.  A handle: destroying it leaves the memslot alone.  The VM has to
@@ -64,8 +68,10 @@ class MemorySlot {
   uint64_t Load(Gpa gpa) const;
   void Store(Gpa gpa, uint64_t value) const;
 
-  // KVM_SET_USER_MEMORY_REGION.  Add() creates the memslot, after Delete() again with the same
-  // memory at the same address, or with `memory` (of at least the same size) in its place.
+  // KVM_SET_USER_MEMORY_REGION, or KVM_SET_USER_MEMORY_REGION2 if there is a guest_memfd; a memslot
+  // with one can't be moved, nor get other flags (EINVAL).  Add() creates the memslot, after
+  // Delete() again with the same memory at the same address, or with `memory` (of at least the same
+  // size) in its place.
   void Add() { TryAdd().OrThrow(); }
   KvmStatus TryAdd() { return Set(config_.size); }
   void AddWith(std::shared_ptr<GuestMemory> memory, uint64_t offset = 0);

@@ -5,7 +5,8 @@
 
 namespace slotzap {
 
-Vm::Vm(const Kvm& kvm) : kvm_(kvm), fd_(kvm.CreateVm()), stats_(OpenStats()) {}
+Vm::Vm(const Kvm& kvm, VmType type)
+    : kvm_(kvm), type_(type), fd_(kvm.CreateVm(type)), stats_(OpenStats()) {}
 
 Stats Vm::OpenStats() const {
   return Stats(FileDescriptor(SLOTZAP_IOCTL(fd(), KVM_GET_STATS_FD, 0).OrThrow()));
@@ -32,6 +33,30 @@ MemorySlot Vm::AddSlot(SlotConfig config) {
 MemorySlot Vm::AddSlot(Gpa gpa, uint64_t size, Backing backing) {
   return AddSlot({.gpa = gpa, .memory = std::make_shared<GuestMemory>(size, backing)});
 }
+
+std::shared_ptr<GuestMemfd> Vm::CreateGuestMemfd(uint64_t size) {
+  kvm_create_guest_memfd args = {};
+  args.size = size;
+  FileDescriptor file(
+      SLOTZAP_IOCTL(fd(), KVM_CREATE_GUEST_MEMFD, &args, "size " + Hex(size)).OrThrow());
+  return std::make_shared<GuestMemfd>(std::move(file), size);
+}
+
+KvmStatus Vm::TrySetMemoryAttributes(GpaRange range, uint64_t attributes) {
+  kvm_memory_attributes args = {};
+  args.address = range.start;
+  args.size = range.size;
+  args.attributes = attributes;
+  return SLOTZAP_IOCTL(
+      fd(), KVM_SET_MEMORY_ATTRIBUTES, &args,
+      "gpa " + Hex(range.start) + ", size " + Hex(range.size) + ", attributes " + Hex(attributes));
+}
+
+KvmStatus Vm::TryMakePrivate(GpaRange range) {
+  return TrySetMemoryAttributes(range, KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
+KvmStatus Vm::TryMakeShared(GpaRange range) { return TrySetMemoryAttributes(range, 0); }
 
 std::unique_ptr<Vcpu> Vm::AddVcpu() {
   const unsigned id = next_vcpu_++;

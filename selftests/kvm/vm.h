@@ -7,6 +7,8 @@
 #include <string>
 
 #include "base/file_descriptor.h"
+#include "base/range.h"
+#include "kvm/guest_memfd.h"
 #include "kvm/kvm.h"
 #include "kvm/memory_slot.h"
 #include "kvm/quirks.h"
@@ -16,15 +18,16 @@
 
 namespace slotzap {
 
-// Owns a VM of the default type.  Not movable: memslots, quirks and vCPUs refer to it.
+// Owns a VM.  Not movable: memslots, quirks and vCPUs refer to it.
 class Vm {
  public:
-  explicit Vm(const Kvm& kvm);
+  explicit Vm(const Kvm& kvm, VmType type = VmType::kDefault);
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
   int fd() const { return fd_.get(); }
   const Kvm& kvm() const { return kvm_; }
+  VmType type() const { return type_; }
 
   // KVM_CHECK_EXTENSION on the VM.
   int CheckExtension(int capability) const;
@@ -36,6 +39,21 @@ class Vm {
   MemorySlot AddSlot(SlotConfig config);
   // As above, with memory of its own.
   MemorySlot AddSlot(Gpa gpa, uint64_t size, Backing backing = Backing::k4K);
+
+  // KVM_CREATE_GUEST_MEMFD, of `size` bytes.  EINVAL if the VM's type has no private memory.
+  std::shared_ptr<GuestMemfd> CreateGuestMemfd(uint64_t size);
+
+  // KVM_SET_MEMORY_ATTRIBUTES, to KVM_MEMORY_ATTRIBUTE_* or 0.  They belong to guest physical
+  // addresses, not to memslots, and stay when those go.  What was mapped in the range is zapped.
+  void SetMemoryAttributes(GpaRange range, uint64_t attributes) {
+    TrySetMemoryAttributes(range, attributes).OrThrow();
+  }
+  KvmStatus TrySetMemoryAttributes(GpaRange range, uint64_t attributes);
+  // All memory is shared at first.
+  void MakePrivate(GpaRange range) { TryMakePrivate(range).OrThrow(); }
+  KvmStatus TryMakePrivate(GpaRange range);
+  void MakeShared(GpaRange range) { TryMakeShared(range).OrThrow(); }
+  KvmStatus TryMakeShared(GpaRange range);
 
   // KVM_CREATE_VCPU with the next free id, offering the guest all CPUID features KVM supports.
   std::unique_ptr<Vcpu> AddVcpu();
@@ -51,6 +69,7 @@ class Vm {
   Stats OpenStats() const;
 
   const Kvm& kvm_;
+  VmType type_;
   FileDescriptor fd_;
   Quirks quirks_{*this};
   Stats stats_;
