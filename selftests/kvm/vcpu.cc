@@ -10,8 +10,6 @@
 #include <map>
 #include <vector>
 
-#include "base/range.h"
-
 namespace slotzap {
 
 Vcpu::Vcpu(const Kvm& kvm, FileDescriptor fd, unsigned id)
@@ -36,7 +34,9 @@ void Vcpu::SetCpuid(const Kvm& kvm) {
 KvmStatus Vcpu::TryRun() {
   // Not through Ioctl(): being interrupted is a result here, not a reason to go on.
   const int value = ioctl(fd_.get(), KVM_RUN, 0);
-  return {"KVM_RUN(vCPU " + std::to_string(id_) + ")", value, value < 0 ? errno : 0};
+  int error = value < 0 ? errno : 0;
+  if (error == EFAULT && run().exit_reason == KVM_EXIT_MEMORY_FAULT) error = 0;
+  return {"KVM_RUN(vCPU " + std::to_string(id_) + ")", value, error};
 }
 
 void Vcpu::Kick(std::thread& runner) {
@@ -100,23 +100,36 @@ std::string ExitReasonName(uint32_t reason) {
       {KVM_EXIT_FAIL_ENTRY, "KVM_EXIT_FAIL_ENTRY"},
       {KVM_EXIT_INTR, "KVM_EXIT_INTR"},
       {KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR"},
+      {KVM_EXIT_MEMORY_FAULT, "KVM_EXIT_MEMORY_FAULT"},
   };
   const auto it = kNames.find(reason);
   return it != kNames.end() ? it->second : "exit reason " + std::to_string(reason);
 }
 
-std::string Vcpu::ExitText() const {
-  const kvm_run& r = run();
-  std::string text = ExitReasonName(r.exit_reason);
-  if (r.exit_reason == KVM_EXIT_MMIO) {
-    text += std::string(" (") + (r.mmio.is_write != 0 ? "write" : "read") + " of " +
-            std::to_string(r.mmio.len) + " bytes at " + Hex(r.mmio.phys_addr) + ")";
-  } else if (r.exit_reason == KVM_EXIT_IO) {
-    text += " (port " + Hex(r.io.port) + ")";
-  } else if (r.exit_reason == KVM_EXIT_INTERNAL_ERROR) {
-    text += " (suberror " + std::to_string(r.internal.suberror) + ")";
+std::string ExitText(const kvm_run& run) {
+  std::string text = ExitReasonName(run.exit_reason);
+  if (run.exit_reason == KVM_EXIT_MMIO) {
+    text += std::string(" (") + (run.mmio.is_write != 0 ? "write" : "read") + " of " +
+            std::to_string(run.mmio.len) + " bytes at " + Hex(run.mmio.phys_addr) + ")";
+  } else if (run.exit_reason == KVM_EXIT_IO) {
+    text += " (port " + Hex(run.io.port) + ")";
+  } else if (run.exit_reason == KVM_EXIT_INTERNAL_ERROR) {
+    text += " (suberror " + std::to_string(run.internal.suberror) + ")";
+  } else if (run.exit_reason == KVM_EXIT_MEMORY_FAULT) {
+    const MemoryFault fault = MemoryFaultIn(run);
+    text += std::string(" (") + (fault.is_private() ? "private" : "shared") + " access of " +
+            Hex(fault.size) + " bytes at " + Hex(fault.gpa) + ")";
   }
   return text;
+}
+
+MemoryFault MemoryFaultIn(const kvm_run& run) {
+  // kvm_run::memory_fault, by way of another member of its union: older headers don't have it.
+  struct {
+    uint64_t flags, gpa, size;
+  } raw = {};
+  std::memcpy(&raw, run.padding, sizeof(raw));
+  return {raw.flags, raw.gpa, raw.size};
 }
 
 }  // namespace slotzap

@@ -8,12 +8,31 @@
 
 #include "base/file_descriptor.h"
 #include "base/mapping.h"
+#include "base/range.h"
 #include "kvm/kvm.h"
 #include "kvm/stats.h"
 #include "kvm/status.h"
 #include "kvm/uapi.h"
 
 namespace slotzap {
+
+// What KVM_EXIT_MEMORY_FAULT says: the guest accessed memory in a way that the memory attributes,
+// or the memslot, don't allow.
+struct MemoryFault {
+  uint64_t flags;  // KVM_MEMORY_EXIT_FLAG_*
+  Gpa gpa;
+  uint64_t size;  // bytes
+  // Whether it was an access to private memory; to shared memory otherwise.
+  bool is_private() const { return (flags & KVM_MEMORY_EXIT_FLAG_PRIVATE) != 0; }
+  bool operator==(const MemoryFault&) const = default;
+};
+
+// Of a kvm_run page: why the vCPU exited last, for messages, as "KVM_EXIT_MMIO (read of 8 bytes at
+// 0x1000)"; and what is valid after KVM_EXIT_MEMORY_FAULT.
+std::string ExitText(const kvm_run& run);
+MemoryFault MemoryFaultIn(const kvm_run& run);
+// The name of a KVM_EXIT_* constant.
+std::string ExitReasonName(uint32_t reason);
 
 class Vcpu {
  public:
@@ -26,12 +45,13 @@ class Vcpu {
   const Stats& stats() const { return stats_; }
 
   // KVM_RUN, once.  The status is EINTR if Kick() or a signal ended it; otherwise run() tells why
-  // the vCPU exited.  Only the thread that runs the vCPU may call this.
+  // the vCPU exited.  KVM_EXIT_MEMORY_FAULT is such an exit, although the ioctl then fails with
+  // EFAULT: when run again, the vCPU executes the same instruction again.  Only the thread that
+  // runs the vCPU may call this.
   KvmStatus TryRun();
   // The kvm_run page shared with KVM.
   kvm_run& run() const { return *run_.at<kvm_run>(0); }
-  // Why the vCPU exited last, for messages: "KVM_EXIT_MMIO (read of 8 bytes at 0x1000)".
-  std::string ExitText() const;
+  std::string ExitText() const { return slotzap::ExitText(run()); }
 
   // Makes the KVM_RUN that `runner` is in, or is about to enter, return with EINTR.
   void Kick(std::thread& runner);
@@ -63,8 +83,5 @@ class Vcpu {
   Mapping run_;
   Stats stats_;
 };
-
-// The name of a KVM_EXIT_* constant.
-std::string ExitReasonName(uint32_t reason);
 
 }  // namespace slotzap
