@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "kvm/status.h"
 
@@ -14,6 +15,10 @@ class Vm;
 // don't know it yet.
 inline constexpr uint64_t kQuirkSlotZapAll = 1ull << 7;
 
+// KVM_MEM_ZAP_LEAFS_ONLY: the memslot with this flag is zapped leaf-only when it goes, although the
+// VM has the quirk enabled.  There if the module has KVM_CAP_X86_MEMSLOT_ZAP_LEAFS_ONLY.
+inline constexpr uint32_t kMemZapLeafsOnly = 1u << 15;
+
 // KVM_X86_QUIRK_CD_NW_CLEARED.
 inline constexpr uint64_t kQuirkCdNwCleared = 1ull << 1;
 
@@ -23,6 +28,10 @@ class Quirks {
 
   // The quirks that can be disabled, as KVM_CHECK_EXTENSION advertises them.
   uint64_t Supported() const;
+
+  // KVM_CAP_X86_QUIRKS_IN_EFFECT: the quirks that this VM has, which depends on what was disabled
+  // and on the VM's type.  Nothing if the module doesn't know the capability.
+  std::optional<uint64_t> InEffect() const;
 
   // Disables exactly the quirks in `mask`.  Linux 6.1 re-enables those that aren't in it, later
   // kernels leave them disabled.
