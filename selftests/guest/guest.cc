@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "guest/guest.h"
 
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
@@ -126,6 +125,7 @@ Outcome Guest::RunUntilDone() {
     outcome.exit_text = vcpu_->ExitText();
     outcome.value = m.result;
     outcome.verdict = m.verdict;
+    if (run.exit_reason == KVM_EXIT_MEMORY_FAULT) outcome.memory_fault = MemoryFaultIn(run);
     if (run.exit_reason == KVM_EXIT_IO && run.io.port == guest::kDonePort) {
       outcome.done = true;
     } else if (run.exit_reason == KVM_EXIT_IO && run.io.port == guest::kExceptionPort) {
@@ -184,19 +184,9 @@ Outcome Guest::Nop() {
 }
 
 Outcome Guest::NopWithin(uint64_t exits) {
-  Post(Command::kNop);
-  Outcome outcome;
-  std::atomic<bool> ended = false;
-  const uint64_t begin = vcpu_->stats().Read("exits");
-  std::thread runner([&] {
-    outcome = RunUntilDone();
-    ended = true;
-  });
-  while (!ended && vcpu_->stats().Read("exits") - begin < exits) std::this_thread::yield();
-  vcpu_->Kick(runner);
-  runner.join();
-  vcpu_->TakeKick();
-  return outcome;
+  AsyncCommand nop(*this, [](Guest& guest) { return guest.Nop(); });
+  nop.WaitForExits(exits);
+  return nop.Stop();
 }
 
 void Guest::RestoreTo(const Vcpu::State& state) {
@@ -214,6 +204,42 @@ std::string Guest::Describe() const {
          ", words " + std::to_string(m.verdict.words) + ", absent " +
          std::to_string(m.verdict.absent) + ", wrong " + std::to_string(m.verdict.wrong) +
          ", last exit " + vcpu_->ExitText();
+}
+
+AsyncCommand::AsyncCommand(Guest& guest, std::function<Outcome(Guest&)> command) : guest_(guest) {
+  thread_ = std::thread([this, command = std::move(command)] {
+    try {
+      outcome_ = command(guest_);
+    } catch (...) {
+      error_ = std::current_exception();
+    }
+    __atomic_store_n(&ended_, true, __ATOMIC_RELEASE);
+  });
+}
+
+void AsyncCommand::WaitForExits(uint64_t n) const {
+  const Stats& stats = guest_.vcpu().stats();
+  const uint64_t begin = stats.Read("exits");
+  while (!ended() && stats.Read("exits") - begin < n) std::this_thread::yield();
+}
+
+Outcome AsyncCommand::Join() {
+  if (thread_.joinable()) thread_.join();
+  if (error_) std::rethrow_exception(error_);
+  return outcome_;
+}
+
+Outcome AsyncCommand::Stop() {
+  KickOut();
+  return Join();
+}
+
+void AsyncCommand::KickOut() {
+  if (!thread_.joinable()) return;
+  guest_.vcpu().Kick(thread_);
+  thread_.join();
+  // If the command ended by itself, the kick is still due.
+  guest_.vcpu().TakeKick();
 }
 
 VerifyLoop::VerifyLoop(Guest& guest, std::vector<Pattern> patterns)

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -45,8 +47,9 @@ struct Outcome {
   std::string exit_text;     // and that exit in words, with the exception if there was one
   uint64_t value = 0;        // the command's result
   guest::Verdict verdict = {};
-  uint64_t mmio_count = 0;       // accesses to where no memslot is
-  std::vector<MmioAccess> mmio;  // the first kMmioKept of them
+  uint64_t mmio_count = 0;                  // accesses to where no memslot is
+  std::vector<MmioAccess> mmio;             // the first kMmioKept of them
+  std::optional<MemoryFault> memory_fault;  // if the exit is KVM_EXIT_MEMORY_FAULT
 
   static constexpr size_t kMmioKept = 64;
 };
@@ -73,11 +76,17 @@ class Guest {
   Outcome SetCacheDisable(bool on);
   Outcome Nop();
 
+  // Goes on with the command that the last outcome was not done with: after KVM_EXIT_MEMORY_FAULT
+  // at the same instruction again, for a caller that has removed the cause.  The outcome counts
+  // MMIO from here on; its verdict is that of the whole command.
+  Outcome Resume() { return RunUntilDone(); }
+
   // Nop(), given up (not done) after `exits` VM exits: where a vCPU has neither code nor page
   // tables to go on with, KVM may keep retrying in vain.
   Outcome NopWithin(uint64_t exits);
 
-  // Puts the vCPU back to where it was between two commands, see Vcpu::Save().
+  // Puts the vCPU back to where it was between two commands, see Vcpu::Save().  This gives up a
+  // command that isn't done.
   void RestoreTo(const Vcpu::State& state);
 
   // Registers and mailbox in words, for a report about a vCPU that hangs.
@@ -95,6 +104,39 @@ class Guest {
 
   std::unique_ptr<Vcpu> vcpu_;
   guest::Mailbox* mailbox_;
+};
+
+// A vCPU that executes a command on a thread of its own, while the host does something else.
+// Meanwhile nothing of the Guest may be used but its vCPU's statistics.
+//   AsyncCommand touch(guest, [&](Guest& g) { return g.TouchRead({slot.range()}); });
+//   vm.MakePrivate(slot.range());
+//   const Outcome outcome = touch.Join();
+class AsyncCommand {
+ public:
+  AsyncCommand(Guest& guest, std::function<Outcome(Guest&)> command);
+  AsyncCommand(const AsyncCommand&) = delete;
+  AsyncCommand& operator=(const AsyncCommand&) = delete;
+  // Takes the vCPU out of KVM_RUN, as Stop().
+  ~AsyncCommand() { KickOut(); }
+
+  bool ended() const { return __atomic_load_n(&ended_, __ATOMIC_ACQUIRE); }
+  // Returns when the vCPU has made another `n` VM exits, or the command has ended.
+  void WaitForExits(uint64_t n) const;
+
+  // Waits for the command to end.  Throws what the command threw.
+  Outcome Join();
+  // Join(), but doesn't wait: a command that hasn't ended is interrupted.  Its outcome is not done;
+  // Guest::Resume() would finish it.
+  Outcome Stop();
+
+ private:
+  void KickOut();
+
+  Guest& guest_;
+  Outcome outcome_;
+  std::exception_ptr error_;
+  bool ended_ = false;
+  std::thread thread_;
 };
 
 // A vCPU that verifies patterns over and over, on a thread of its own, until Stop().

@@ -20,7 +20,7 @@ constexpr uint32_t kMmuPageLimit = 1u << 20;
 
 }  // namespace
 
-GuestVm::GuestVm(const GuestVmConfig& config) : vm_(std::make_unique<Vm>(kvm_)) {
+GuestVm::GuestVm(const GuestVmConfig& config) : vm_(std::make_unique<Vm>(kvm_, config.type)) {
   vm_->SetMmuPageLimit(kMmuPageLimit);
   if (!config.slot_zap_all) vm_->quirks().Disable(kQuirkSlotZapAll);
 
@@ -38,6 +38,12 @@ void GuestVm::MapAll() {
   tables_->MapIdentity({0, k2MMappedEnd}, GuestPageSize::k2M);
   if (HasGigabytePages(kvm_))
     tables_->MapIdentity({k2MMappedEnd, guest::kMappedEnd - k2MMappedEnd}, GuestPageSize::k1G);
+}
+
+MemorySlot GuestVm::AddPrivateSlot(Gpa gpa, uint64_t size) {
+  return vm().AddSlot({.gpa = gpa,
+                       .memory = std::make_shared<GuestMemory>(size),
+                       .memfd = vm().CreateGuestMemfd(size)});
 }
 
 uint64_t GuestVm::FixedFaults() const {

@@ -15,11 +15,13 @@ namespace slotzap {
 struct GuestVmConfig {
   bool slot_zap_all = true;  // KVM_X86_QUIRK_SLOT_ZAP_ALL
   unsigned vcpus = 1;
+  VmType type = VmType::kDefault;
 };
 
 // Guest physical memory of such a VM: the agent and its page tables (guest/protocol.h) in the first
 // 16 MiB, whatever the test adds above.  The guest's virtual addresses are its physical
 // ones: below k2MMappedEnd through 2 MiB pages, above through 1 GiB pages if the CPU has them.
+// In a VM with private memory the agent and its page tables are in shared memory.
 class GuestVm {
  public:
   static constexpr Gpa k2MMappedEnd = 16ull << 30;
@@ -38,6 +40,10 @@ class GuestVm {
   MemorySlot AddSlot(Gpa gpa, uint64_t size, Backing backing = Backing::k4K) {
     return vm().AddSlot(gpa, size, backing);
   }
+
+  // A memslot with shared memory and a guest_memfd, for a VM whose type has private memory.  All of
+  // it is shared until Vm::MakePrivate() says otherwise.  Private memory is zero at first.
+  MemorySlot AddPrivateSlot(Gpa gpa, uint64_t size);
 
   // Page faults that installed an SPTE, over all vCPUs.
   uint64_t FixedFaults() const;
