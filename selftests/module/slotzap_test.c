@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Does to a VM what otherwise takes an assigned device: non-coherent DMA, which comes from an IOMMU
- * without snoop control, and a page-track client, such as KVMGT.  For tests only: it belongs on an
- * emulated host, and is never installed.
+ * without snoop control, and a page-track client, such as KVMGT.  Also zaps ranges of gfns.  For
+ * tests only: it belongs on an emulated host, and is never installed.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -29,35 +29,23 @@ struct slotzap_test {
 	struct slotzap_test_slots_gone gone;
 };
 
-static void slotzap_test_slot_gone(struct kvm *kvm, struct kvm_memory_slot *slot,
-				   struct kvm_page_track_notifier_node *node)
-{
-	struct slotzap_test *test = container_of(node, struct slotzap_test, node);
-
-	spin_lock(&test->gone_lock);
-	test->gone.count++;
-	test->gone.base_gfn = slot->base_gfn;
-	test->gone.npages = slot->npages;
-	spin_unlock(&test->gone_lock);
-}
-
 static long slotzap_test_attach(struct slotzap_test *test, int fd)
 {
-	struct fd f = fdget(fd);
+	struct file *file = fget(fd);
 	long r = 0;
 
-	if (!f.file)
+	if (!file)
 		return -EBADF;
 
-	if (!file_is_kvm(f.file)) {
+	if (!file_is_kvm(file)) {
 		r = -EINVAL;
 	} else if (test->kvm) {
 		r = -EBUSY;
 	} else {
-		test->kvm = f.file->private_data;
+		test->kvm = file->private_data;
 		kvm_get_kvm(test->kvm);
 	}
-	fdput(f);
+	fput(file);
 	return r;
 }
 
@@ -74,15 +62,68 @@ static long slotzap_test_set_noncoherent(struct slotzap_test *test, bool on)
 	return 0;
 }
 
+static void __maybe_unused slotzap_test_region_gone(gfn_t gfn, unsigned long nr_pages,
+						    struct kvm_page_track_notifier_node *node)
+{
+	struct slotzap_test *test = container_of(node, struct slotzap_test, node);
+
+	spin_lock(&test->gone_lock);
+	test->gone.count++;
+	test->gone.base_gfn = gfn;
+	test->gone.npages = nr_pages;
+	spin_unlock(&test->gone_lock);
+}
+
+#if defined(KVM_PAGE_TRACK_HAS_FLUSH_SLOT)
+static void slotzap_test_slot_gone(struct kvm *kvm, struct kvm_memory_slot *slot,
+				   struct kvm_page_track_notifier_node *node)
+{
+	slotzap_test_region_gone(slot->base_gfn, slot->npages, node);
+}
+
+static long slotzap_test_register(struct slotzap_test *test)
+{
+	test->node.track_flush_slot = slotzap_test_slot_gone;
+	kvm_page_track_register_notifier(test->kvm, &test->node);
+	return 0;
+}
+
+static void slotzap_test_unregister(struct slotzap_test *test)
+{
+	kvm_page_track_unregister_notifier(test->kvm, &test->node);
+}
+#elif defined(KVM_PAGE_TRACK_HAS_REMOVE_REGION) && defined(CONFIG_KVM_EXTERNAL_WRITE_TRACKING)
+static long slotzap_test_register(struct slotzap_test *test)
+{
+	test->node.track_remove_region = slotzap_test_region_gone;
+	return kvm_page_track_register_notifier(test->kvm, &test->node);
+}
+
+static void slotzap_test_unregister(struct slotzap_test *test)
+{
+	kvm_page_track_unregister_notifier(test->kvm, &test->node);
+}
+#else
+static long slotzap_test_register(struct slotzap_test *test)
+{
+	return -EOPNOTSUPP;
+}
+
+static void slotzap_test_unregister(struct slotzap_test *test)
+{
+}
+#endif
+
 static long slotzap_test_watch(struct slotzap_test *test)
 {
+	long r;
+
 	if (test->watching)
 		return -EBUSY;
 
-	test->node.track_flush_slot = slotzap_test_slot_gone;
-	kvm_page_track_register_notifier(test->kvm, &test->node);
-	test->watching = true;
-	return 0;
+	r = slotzap_test_register(test);
+	test->watching = !r;
+	return r;
 }
 
 static long slotzap_test_slots_gone(struct slotzap_test *test, void __user *to)
@@ -94,6 +135,40 @@ static long slotzap_test_slots_gone(struct slotzap_test *test, void __user *to)
 	spin_unlock(&test->gone_lock);
 	return copy_to_user(to, &gone, sizeof(gone)) ? -EFAULT : 0;
 }
+
+#ifdef KVM_ZAP_GFN_RANGE_IS_EXPORTED
+static void slotzap_test_zap(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+#ifndef KVM_ZAP_GFN_RANGE_HAS_FILTER
+	kvm_zap_gfn_range(kvm, start, end);
+#else
+	kvm_zap_gfn_range(kvm, start, end, KVM_FILTER_SHARED);
+#endif
+}
+
+static long slotzap_test_zap_gfn_range(struct slotzap_test *test, void __user *from)
+{
+	struct slotzap_test_gfn_range range;
+	int idx;
+
+	if (copy_from_user(&range, from, sizeof(range)))
+		return -EFAULT;
+
+	if (range.start >= range.end)
+		return -EINVAL;
+
+	/* Not every release takes it itself. */
+	idx = srcu_read_lock(&test->kvm->srcu);
+	slotzap_test_zap(test->kvm, range.start, range.end);
+	srcu_read_unlock(&test->kvm->srcu, idx);
+	return 0;
+}
+#else
+static long slotzap_test_zap_gfn_range(struct slotzap_test *test, void __user *from)
+{
+	return -EOPNOTSUPP;
+}
+#endif
 
 static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 {
@@ -111,6 +186,8 @@ static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned lon
 		r = slotzap_test_watch(test);
 	else if (cmd == SLOTZAP_TEST_SLOTS_GONE)
 		r = slotzap_test_slots_gone(test, (void __user *)arg);
+	else if (cmd == SLOTZAP_TEST_ZAP_GFN_RANGE)
+		r = slotzap_test_zap_gfn_range(test, (void __user *)arg);
 	else
 		r = -ENOTTY;
 	mutex_unlock(&test->lock);
@@ -137,7 +214,7 @@ static int slotzap_test_release(struct inode *inode, struct file *filp)
 	if (test->kvm) {
 		slotzap_test_set_noncoherent(test, false);
 		if (test->watching)
-			kvm_page_track_unregister_notifier(test->kvm, &test->node);
+			slotzap_test_unregister(test);
 		kvm_put_kvm(test->kvm);
 	}
 	kfree(test);

@@ -15,7 +15,10 @@
 /* The argument is 1 if the VM is to have non-coherent DMA, 0 if not (any more). */
 #define SLOTZAP_TEST_NONCOHERENT _IO('Z', 1)
 
-/* Become a page-track client of the VM, and count the slots that KVM says are going away. */
+/*
+ * Become a page-track client of the VM, and count the slots that KVM says are going away.  Fails
+ * with EOPNOTSUPP if KVM is built without CONFIG_KVM_EXTERNAL_WRITE_TRACKING (Linux 6.6 and later).
+ */
 #define SLOTZAP_TEST_WATCH_SLOTS _IO('Z', 2)
 
 struct slotzap_test_slots_gone {
@@ -26,3 +29,15 @@ struct slotzap_test_slots_gone {
 };
 
 #define SLOTZAP_TEST_SLOTS_GONE _IOR('Z', 3, struct slotzap_test_slots_gone)
+
+/*
+ * Zap the VM's shared SPTEs of a range, by kvm_zap_gfn_range().  Fails with EOPNOTSUPP if KVM
+ * doesn't export that (Linux 6.1).
+ */
+struct slotzap_test_gfn_range {
+	__u64 start;
+	/* Exclusive. */
+	__u64 end;
+};
+
+#define SLOTZAP_TEST_ZAP_GFN_RANGE _IOW('Z', 4, struct slotzap_test_gfn_range)
