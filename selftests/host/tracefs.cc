@@ -178,6 +178,17 @@ std::optional<UnmapHvaRange> DecodeUnmapHvaRange(const TraceEvent& event) {
   return UnmapHvaRange{.start = fields.HexNumber(0), .end = fields.HexNumber(1)};
 }
 
+std::optional<MemAttrsStep> DecodeMemAttrsStep(const TraceEvent& event) {
+  if (event.name != "kvm_mem_attrs") return std::nullopt;
+  const Fields fields(event);
+  return MemAttrsStep{.step = event.fields.substr(0, event.fields.find(' ')),
+                      .start = fields.NumberAfter<uint64_t>("start", 16),
+                      .end = fields.NumberAfter<uint64_t>("end", 16),
+                      .attributes = fields.NumberAfter<uint64_t>("attrs", 16),
+                      .invalidating = fields.NumberAfter<int>("invalidating") != 0,
+                      .error = fields.NumberAfter<int>("error")};
+}
+
 bool IsZapAllFast(const TraceEvent& event) { return event.name == "kvm_mmu_zap_all_fast"; }
 
 TraceInstance::TraceInstance(const std::string& name, const std::string& root)

@@ -57,6 +57,19 @@ struct UnmapHvaRange {
 };
 std::optional<UnmapHvaRange> DecodeUnmapHvaRange(const TraceEvent& event);
 
+// kvmmmu:kvm_mem_attrs (this project's series for Linux 6.12): a hook of
+// KVM_SET_MEMORY_ATTRIBUTES is called for the gfns [start, end).
+struct MemAttrsStep {
+  std::string step;  // "prepare", "cancel", "update", "finish"
+  uint64_t start = 0;
+  uint64_t end = 0;
+  uint64_t attributes = 0;
+  bool invalidating = false;  // page faults on the range retry
+  int error = 0;              // what "prepare" returned, 0 or a negative errno
+  bool operator==(const MemAttrsStep&) const = default;
+};
+std::optional<MemAttrsStep> DecodeMemAttrsStep(const TraceEvent& event);
+
 // kvmmmu:kvm_mmu_zap_all_fast: every root and shadow page of a VM was made obsolete.
 bool IsZapAllFast(const TraceEvent& event);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Does to a VM what otherwise takes an assigned device: non-coherent DMA, which comes from an IOMMU
- * without snoop control, and a page-track client, such as KVMGT.  Also zaps ranges of gfns.  For
- * tests only: it belongs on an emulated host, and is never installed.
+ * without snoop control, and a page-track client, such as KVMGT.  Also has KVM zap
+ * what is shared of a range of gfns.  For tests only: it belongs on an emulated host, and is never
+ * installed.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -136,20 +137,10 @@ static long slotzap_test_slots_gone(struct slotzap_test *test, void __user *to)
 	return copy_to_user(to, &gone, sizeof(gone)) ? -EFAULT : 0;
 }
 
-#ifdef KVM_ZAP_GFN_RANGE_IS_EXPORTED
-static void slotzap_test_zap(struct kvm *kvm, gfn_t start, gfn_t end)
-{
-#ifndef KVM_ZAP_GFN_RANGE_HAS_FILTER
-	kvm_zap_gfn_range(kvm, start, end);
-#else
-	kvm_zap_gfn_range(kvm, start, end, KVM_FILTER_SHARED);
-#endif
-}
-
-static long slotzap_test_zap_gfn_range(struct slotzap_test *test, void __user *from)
+#ifdef KVM_HAS_ZAP_SHARED_GFN_RANGE
+static long slotzap_test_zap_shared(struct slotzap_test *test, void __user *from)
 {
 	struct slotzap_test_gfn_range range;
-	int idx;
 
 	if (copy_from_user(&range, from, sizeof(range)))
 		return -EFAULT;
@@ -157,14 +148,11 @@ static long slotzap_test_zap_gfn_range(struct slotzap_test *test, void __user *f
 	if (range.start >= range.end)
 		return -EINVAL;
 
-	/* Not every release takes it itself. */
-	idx = srcu_read_lock(&test->kvm->srcu);
-	slotzap_test_zap(test->kvm, range.start, range.end);
-	srcu_read_unlock(&test->kvm->srcu, idx);
+	kvm_zap_shared_gfn_range(test->kvm, range.start, range.end);
 	return 0;
 }
 #else
-static long slotzap_test_zap_gfn_range(struct slotzap_test *test, void __user *from)
+static long slotzap_test_zap_shared(struct slotzap_test *test, void __user *from)
 {
 	return -EOPNOTSUPP;
 }
@@ -186,8 +174,8 @@ static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned lon
 		r = slotzap_test_watch(test);
 	else if (cmd == SLOTZAP_TEST_SLOTS_GONE)
 		r = slotzap_test_slots_gone(test, (void __user *)arg);
-	else if (cmd == SLOTZAP_TEST_ZAP_GFN_RANGE)
-		r = slotzap_test_zap_gfn_range(test, (void __user *)arg);
+	else if (cmd == SLOTZAP_TEST_ZAP_SHARED)
+		r = slotzap_test_zap_shared(test, (void __user *)arg);
 	else
 		r = -ENOTTY;
 	mutex_unlock(&test->lock);

@@ -31,8 +31,9 @@ struct slotzap_test_slots_gone {
 #define SLOTZAP_TEST_SLOTS_GONE _IOR('Z', 3, struct slotzap_test_slots_gone)
 
 /*
- * Zap the VM's shared SPTEs of a range, by kvm_zap_gfn_range().  Fails with EOPNOTSUPP if KVM
- * doesn't export that (Linux 6.1).
+ * Zap the VM's shared SPTEs of a range, by kvm_zap_shared_gfn_range(), which KVM does when memory
+ * types change.  Fails with EOPNOTSUPP if KVM has no such function: it is this project's series for
+ * Linux 6.12 that adds it.
  */
 struct slotzap_test_gfn_range {
 	__u64 start;
@@ -40,4 +41,4 @@ struct slotzap_test_gfn_range {
 	__u64 end;
 };
 
-#define SLOTZAP_TEST_ZAP_GFN_RANGE _IOW('Z', 4, struct slotzap_test_gfn_range)
+#define SLOTZAP_TEST_ZAP_SHARED _IOW('Z', 4, struct slotzap_test_gfn_range)

@@ -4,6 +4,8 @@
 // updates used to cover up that they did not.
 //
 // Whether a VM has non-coherent DMA is up to assigned devices; here, a test module says so.
+#include <cerrno>
+
 #include "tests/test_device.h"
 
 namespace slotzap {
@@ -91,6 +93,22 @@ TEST_P(MemoryType, GainingAndLosingNoncoherentDmaZaps) {
   EXPECT_EQ(Refaults(vm, slot), 0u) << "the first source is still there";
   first.SetNoncoherentDma(false);
   ExpectZappedIfTdp(vm, slot, "lost non-coherent DMA");
+}
+
+// What such a change zaps with, on a part of a slot.
+TEST_P(MemoryType, ZappingARangeZapsOnlyThat) {
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  TestDevice device(vm.vm());
+  const Gfn start = slot.range().first_gfn() + 8;
+  const Leaves before = PresentLeaves(vm.vm().stats().Read());
+  const KvmStatus zapped = device.TryZapSharedGfnRange(start, start + 8);
+  if (zapped.error() == EOPNOTSUPP) GTEST_SKIP() << "this KVM has no kvm_zap_shared_gfn_range()";
+  ASSERT_THAT(zapped, IsOk());
+  EXPECT_EQ((before - PresentLeaves(vm.vm().stats().Read())).total(), 8);
+  EXPECT_GE(Refaults(vm, slot), 1u);
+  EXPECT_EQ(Refaults(vm, slot), 0u);
 }
 
 SLOTZAP_INSTANTIATE(MemoryType);

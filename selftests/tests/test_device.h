@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 
+#include <cstdint>
 #include <string>
 
 #include "base/file_descriptor.h"
@@ -32,11 +33,21 @@ class TestDevice {
   }
 
   // From now on, counts the slots of which KVM tells its page-track clients that they go.
-  void WatchSlots() { SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_WATCH_SLOTS, 0).OrThrow(); }
+  // EOPNOTSUPP if this KVM has none.
+  void WatchSlots() { TryWatchSlots().OrThrow(); }
+  KvmStatus TryWatchSlots() { return SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_WATCH_SLOTS, 0); }
   slotzap_test_slots_gone SlotsGone() const {
     slotzap_test_slots_gone gone = {};
     SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_SLOTS_GONE, &gone, "").OrThrow();
     return gone;
+  }
+
+  // kvm_zap_shared_gfn_range(): what KVM does to gfns from `start` up to, not including, `end` when
+  // memory types or the APIC's page change.  EOPNOTSUPP if this KVM has no such function.
+  KvmStatus TryZapSharedGfnRange(Gfn start, Gfn end) {
+    const slotzap_test_gfn_range range = {.start = start, .end = end};
+    return SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_ZAP_SHARED, &range,
+                         "gfns " + Hex(start) + " to " + Hex(end));
   }
 
  private:

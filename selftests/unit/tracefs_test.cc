@@ -205,5 +205,15 @@ TEST(TraceInstance, FailsWhereThereIsNoTracefs) {
   EXPECT_THROW(TraceInstance("t", dir.path()), std::system_error);
 }
 
+TEST(DecodeMemAttrsStep, AllFields) {
+  const auto event = ParseTraceLine(
+      " slotzap-tests-77      [001] .....    12.345678: kvm_mem_attrs: prepare start 40000 end "
+      "40200 attrs 8 invalidating 1 error -5");
+  ASSERT_TRUE(event.has_value());
+  const auto step = DecodeMemAttrsStep(*event);
+  ASSERT_TRUE(step.has_value());
+  EXPECT_EQ(*step, (MemAttrsStep{"prepare", 0x40000, 0x40200, 8, true, -5}));
+}
+
 }  // namespace
 }  // namespace slotzap

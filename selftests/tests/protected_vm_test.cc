@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Theme: protected VMs.  Private memory is reached through no mapping but the guest's, so what KVM
+// drops must be what was asked for, and nothing else: a slot that goes, a hole that is punched, a
+// range that is converted.  The quirk changes nothing for these VMs.
+#include "tests/protected_vm.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <functional>
+#include <vector>
+
+#include "tests/test_device.h"
+
+namespace slotzap {
+namespace {
+
+constexpr Gpa kGpa = 1_GiB;
+constexpr uint64_t kShared = 0x5ba2ed;
+constexpr uint64_t kPrivate = 0x9217a7e;
+
+// Memory that is all zero, as private memory that nobody has written to.
+uint64_t CountZeroPages(Guest& guest, const GpaRange& range) {
+  uint64_t zero = 0;
+  for (Gpa gpa = range.start; gpa < range.end(); gpa += kPageSize) {
+    const Outcome outcome = guest.Read(gpa);
+    EXPECT_THAT(outcome, Succeeds());
+    zero += outcome.value == 0 ? 1 : 0;
+  }
+  return zero;
+}
+
+class ProtectedVm : public ProtectedTest {};
+
+TEST_P(ProtectedVm, PrivateAccessToADeletedSlot) {
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddPrivateSlot(kGpa, 64_KiB);
+  vm.vm().MakePrivate(slot.range());
+  const Pattern pattern = PatternOf(slot, kPrivate);
+  ASSERT_THAT(vm.guest().Fill({pattern}), Succeeds());
+
+  const Vcpu::State state = vm.guest().vcpu().Save();
+  slot.Delete();
+  for (const int64_t page : {0, 7, -1}) {
+    EXPECT_THAT(vm.guest().Read(slot.page(page)), IsPrivateFaultAt(slot.page(page)));
+    vm.guest().RestoreTo(state);
+  }
+  EXPECT_THAT(vm.guest().Write(slot.page(3), 1), IsPrivateFaultAt(slot.page(3)));
+
+  // The memory is the file's, not the slot's.  What was interrupted goes on.
+  slot.Add();
+  EXPECT_THAT(vm.guest().Resume(), Succeeds());
+  EXPECT_THAT(vm.guest().Read(slot.page(3)), Returns(1));
+  EXPECT_THAT(vm.guest().Write(slot.page(3), guest::PatternWord(kPrivate, 3 * kPageSize / 8)),
+              Succeeds());
+  EXPECT_THAT(vm.guest().Verify({pattern}), SeesPattern());
+}
+
+TEST_P(ProtectedVm, PrivateAccessWhileTheSlotIsDeleted) {
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddPrivateSlot(kGpa, 64_KiB);
+  MemorySlot other = vm.AddPrivateSlot(2_GiB, 64_KiB);
+  vm.vm().MakePrivate(slot.range());
+  vm.vm().MakePrivate(other.range());
+  const Pattern pattern = PatternOf(slot, kPrivate);
+  ASSERT_THAT(vm.guest().Fill({pattern, PatternOf(other, kPrivate)}), Succeeds());
+
+  for (int round = 0; round < 20; round++) {
+    AsyncCommand reader(vm.guest(), [&](Guest& guest) {
+      for (;;) {
+        const Outcome outcome = guest.Verify({pattern});
+        if (!outcome.done || outcome.verdict.matches != outcome.verdict.words) return outcome;
+      }
+    });
+    reader.WaitForExits(3);
+    ASSERT_FALSE(reader.ended());
+    slot.Delete();
+    const Outcome outcome = reader.Join();
+    ASSERT_FALSE(outcome.done) << outcome;
+    ASSERT_TRUE(outcome.memory_fault.has_value()) << outcome.exit_text;
+    EXPECT_TRUE(slot.range().contains(outcome.memory_fault->gpa)) << outcome.exit_text;
+    EXPECT_TRUE(outcome.memory_fault->is_private()) << outcome.exit_text;
+    EXPECT_EQ(outcome.memory_fault->size, kPageSize) << outcome.exit_text;
+    slot.Add();
+    EXPECT_THAT(vm.guest().Resume(), SeesPattern()) << "round " << round;
+  }
+  EXPECT_THAT(vm.guest().Verify({PatternOf(other, kPrivate)}), SeesPattern());
+}
+
+TEST_P(ProtectedVm, OnlyTheLeavesOfADeletedSlotGo) {
+  TestVm vm(Config());
+  MemorySlot victim = vm.AddPrivateSlot(kGpa, 2_MiB);
+  MemorySlot below = vm.AddPrivateSlot(kGpa - 64_KiB, 64_KiB);
+  MemorySlot above = vm.AddPrivateSlot(kGpa + 2_MiB, 64_KiB);
+  MemorySlot shared = vm.AddPrivateSlot(3_GiB, 1_MiB);
+  // Half of the victim stays shared.
+  vm.vm().MakePrivate({kGpa, 1_MiB});
+  vm.vm().MakePrivate(below.range());
+  vm.vm().MakePrivate(above.range());
+  const auto touch_others = [&] {
+    return vm.guest().TouchWrite({below.range(), above.range(), shared.range()});
+  };
+  ASSERT_THAT(touch_others(), Succeeds());
+  ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+
+  ZapWatch watch(vm.vm());
+  victim.Delete();
+  const ZapReport report = watch.Stop();
+  ASSERT_TRUE(report.host_unmaps.empty());
+  EXPECT_THAT(report, ZappedOnly({{victim.range()}}, CurrentMmuMode()));
+  const uint64_t faults = vm.FixedFaults();
+  EXPECT_THAT(touch_others(), Succeeds());
+  EXPECT_EQ(vm.FixedFaults(), faults) << "other slots were faulted in again";
+}
+
+TEST_P(ProtectedVm, TheQuirkIsNeverInEffect) {
+  TestVm vm(Config());
+  const auto in_effect = vm.vm().quirks().InEffect();
+  if (!in_effect) GTEST_SKIP() << "this kernel can't be asked for the quirks in effect";
+  EXPECT_EQ(*in_effect & kQuirkSlotZapAll, 0u) << Hex(*in_effect);
+}
+
+TEST_P(ProtectedVm, PrivateMemoryNeedsAGuestMemfd) {
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddFilledSlot(kGpa, 64_KiB, kShared);
+  vm.vm().MakePrivate({slot.page(2), kPageSize});
+  const Vcpu::State state = vm.guest().vcpu().Save();
+  EXPECT_THAT(vm.guest().Read(slot.page(2)), IsPrivateFaultAt(slot.page(2)));
+  vm.guest().RestoreTo(state);
+  EXPECT_THAT(vm.guest().Read(slot.page(3)),
+              Returns(guest::PatternWord(kShared, 3 * kPageSize / 8)));
+  vm.vm().MakeShared({slot.page(2), kPageSize});
+  EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kShared)}), SeesPattern());
+}
+
+TEST_P(ProtectedVm, AttributesStayWhenTheSlotGoes) {
+  TestVm vm(Config());
+  MemorySlot slot = AddFilledPrivateSlot(vm, kGpa, 64_KiB, kShared);
+  vm.vm().MakePrivate({slot.page(1), kPageSize});
+  ASSERT_THAT(vm.guest().Write(slot.page(1), 42), Succeeds());
+  slot.Delete();
+  // Set while there's no slot, and before there ever was one.
+  vm.vm().MakePrivate({slot.page(2), kPageSize});
+  vm.vm().MakePrivate({2_GiB, kPageSize});
+  slot.Add();
+  MemorySlot later = AddFilledPrivateSlot(vm, 2_GiB, 8_KiB, kShared);
+  EXPECT_THAT(vm.guest().Read(slot.page(1)), Returns(42));
+  EXPECT_THAT(vm.guest().Read(slot.page(2)), Returns(0));
+  EXPECT_THAT(vm.guest().Read(later.page(0)), Returns(0));
+  EXPECT_THAT(vm.guest().Read(later.page(1)), Returns(guest::PatternWord(kShared, kPageSize / 8)));
+}
+
+// --- conversions ---------------------------------------------------------------------------------
+
+struct Conversion {
+  const char* name;
+  uint64_t offset;  // from the first of two adjacent slots
+  uint64_t size;
+};
+
+// Two slots of 4 MiB that meet at a 2 MiB boundary, and a third that is not aligned to anything.
+constexpr Conversion kConversions[] = {
+    {"FirstPage", 0, 4_KiB},
+    {"OnePageInTheMiddle", 1_MiB, 4_KiB},
+    {"LastPageOfTheSlot", 4_MiB - 4_KiB, 4_KiB},
+    {"TwoMiB", 2_MiB, 2_MiB},
+    {"TwoMiBUnaligned", 1_MiB, 2_MiB},
+    {"AcrossA2MiBBoundary", 2_MiB - 4_KiB, 8_KiB},
+    {"AcrossTwoSlots", 4_MiB - 8_KiB, 16_KiB},
+    {"WholeSlotAndABit", 0, 4_MiB + 4_KiB},
+};
+
+class ProtectedConversion : public testing::TestWithParam<Conversion> {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = Kvm::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+    if (const std::string reason = ProtectedVmsUnavailable(); !reason.empty())
+      GTEST_SKIP() << reason;
+  }
+};
+
+TEST_P(ProtectedConversion, BothSidesKeepTheirContents) {
+  TestVm vm({.type = VmType::kSwProtected});
+  MemorySlot first = vm.AddPrivateSlot(kGpa, 4_MiB);
+  MemorySlot second = vm.AddPrivateSlot(kGpa + 4_MiB, 4_MiB);
+  const GpaRange all = {kGpa, 8_MiB};
+  const Pattern shared = {.range = all, .seed = kShared};
+  FillMemory(first.memory(), {.start = kGpa, .pages = 1024, .seed = kShared});
+  FillMemory(second.memory(),
+             {.start = kGpa + 4_MiB, .pages = 1024, .seed = kShared, .first_word = 4_MiB / 8});
+  const GpaRange part = {kGpa + GetParam().offset, GetParam().size};
+  const Pattern inside = {.range = part, .seed = kPrivate};
+  const Pattern before = PartOf(shared, {kGpa, GetParam().offset});
+  const Pattern after = PartOf(shared, {part.end(), all.end() - part.end()});
+  const auto others = [&](Guest& guest) {
+    return before.range.size != 0 ? guest.Verify({before, after}) : guest.Verify({after});
+  };
+
+  ASSERT_THAT(vm.guest().Verify({shared}), SeesPattern());
+  vm.vm().MakePrivate(part);
+  EXPECT_EQ(CountZeroPages(vm.guest(), part), part.pages()) << "private memory begins as zero";
+  ASSERT_THAT(vm.guest().Fill({inside}), Succeeds());
+  EXPECT_THAT(vm.guest().Verify({inside}), SeesPattern());
+  EXPECT_THAT(others(vm.guest()), SeesPattern());
+
+  // To the host and, after the conversion, to the guest, the shared side is what it was.
+  for (Gpa gpa = part.start; gpa < part.end(); gpa += kPageSize) {
+    const MemorySlot& slot = gpa < second.range().start ? first : second;
+    ASSERT_EQ(slot.Load(gpa), guest::PatternWord(kShared, (gpa - kGpa) / 8)) << Hex(gpa);
+  }
+  vm.vm().MakeShared(part);
+  EXPECT_THAT(vm.guest().Verify({shared}), SeesPattern());
+
+  // And so is the private side.
+  vm.vm().MakePrivate(part);
+  EXPECT_THAT(vm.guest().Verify({inside}), SeesPattern());
+  EXPECT_THAT(others(vm.guest()), SeesPattern());
+}
+
+TEST_P(ProtectedConversion, NothingOutsideIsZapped) {
+  TestVm vm({.type = VmType::kSwProtected});
+  MemorySlot first = vm.AddPrivateSlot(kGpa, 4_MiB);
+  MemorySlot second = vm.AddPrivateSlot(kGpa + 4_MiB, 4_MiB);
+  const GpaRange part = {kGpa + GetParam().offset, GetParam().size};
+  const GpaRange after = {part.end(), kGpa + 8_MiB - part.end()};
+  const auto touch_others = [&](Guest& guest) {
+    return GetParam().offset != 0 ? guest.TouchWrite({{kGpa, GetParam().offset}, after})
+                                  : guest.TouchWrite({after});
+  };
+  for (int round = 0; round < 2; round++) {
+    ASSERT_THAT(vm.guest().TouchWrite({first.range(), second.range()}), Succeeds());
+    const uint64_t faults = vm.FixedFaults();
+    if (round == 0)
+      vm.vm().MakePrivate(part);
+    else
+      vm.vm().MakeShared(part);
+    EXPECT_THAT(touch_others(vm.guest()), Succeeds());
+    EXPECT_EQ(vm.FixedFaults(), faults);
+    EXPECT_THAT(vm.guest().TouchWrite({part}), Succeeds());
+    EXPECT_EQ(vm.FixedFaults() - faults, part.pages());
+  }
+}
+
+std::string ConversionName(const testing::TestParamInfo<Conversion>& info) {
+  return info.param.name;
+}
+INSTANTIATE_TEST_SUITE_P(Range, ProtectedConversion, testing::ValuesIn(kConversions),
+                         ConversionName);
+
+// A huge page that is partly converted has to be split, one that is whole again may be huge.
+TEST_P(ProtectedVm, APartOfAHugePageTurnsPrivate) {
+  if (const std::string reason = BackingUnavailable(Backing::k2M, 2); !reason.empty())
+    GTEST_SKIP() << reason;
+  TestVm vm(Config());
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa,
+                                     .memory = std::make_shared<GuestMemory>(4_MiB, Backing::k2M),
+                                     .memfd = vm.vm().CreateGuestMemfd(4_MiB)});
+  FillMemory(slot.memory(), {.start = kGpa, .pages = 1024, .seed = kShared});
+  const Pattern shared = PatternOf(slot, kShared);
+  ASSERT_THAT(vm.guest().Verify({shared}), SeesPattern());
+  ASSERT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 2);
+
+  const GpaRange page = {slot.page(100), kPageSize};
+  vm.vm().MakePrivate(page);
+  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 1) << "the other huge page stays";
+  ASSERT_THAT(vm.guest().Write(page.start, 7), Succeeds());
+  EXPECT_THAT(vm.guest().Verify({PartOf(shared, {kGpa, 100 * kPageSize}),
+                                 PartOf(shared, {page.end(), slot.range().end() - page.end()})}),
+              SeesPattern());
+  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 1);
+  EXPECT_THAT(vm.guest().Read(page.start), Returns(7));
+
+  vm.vm().MakeShared(page);
+  EXPECT_THAT(vm.guest().Verify({shared}), SeesPattern());
+}
+
+// --- what must spare private memory, and what must not
+// --------------------------------------------
+
+TEST_P(ProtectedVm, AHoleTakesItsPagesAndNoOthers) {
+  TestVm vm(Config());
+  MemorySlot slot = AddFilledPrivateSlot(vm, kGpa, 4_MiB, kShared);
+  const GpaRange private_part = {kGpa + 1_MiB, 2_MiB};
+  vm.vm().MakePrivate(private_part);
+  const Pattern pattern = {.range = private_part, .seed = kPrivate};
+  ASSERT_THAT(vm.guest().Fill({pattern}), Succeeds());
+  const Pattern low = PartOf(PatternOf(slot, kShared), {kGpa, 1_MiB});
+  ASSERT_THAT(vm.guest().Verify({low}), SeesPattern());
+
+  // Reaches into the shared part, of whose private pages there are none yet.
+  const GpaRange hole = {kGpa + 512_KiB, 1_MiB};
+  const uint64_t faults = vm.FixedFaults();
+  slot.config().memfd->PunchHole(hole.start - kGpa, hole.size);
+  EXPECT_THAT(vm.guest().Verify({low}), SeesPattern());
+  EXPECT_THAT(vm.guest().Verify({PartOf(pattern, {hole.end(), private_part.end() - hole.end()})}),
+              SeesPattern());
+  EXPECT_EQ(vm.FixedFaults(), faults) << "something outside of the hole was faulted in again";
+  EXPECT_EQ(CountZeroPages(vm.guest(), {private_part.start, hole.end() - private_part.start}),
+            128u);
+}
+
+// What the host does with its mapping of the slot says nothing about memory that it can't map.
+TEST_P(ProtectedVm, TheHostsUnmapSparesPrivateMappings) {
+  TestVm vm(Config());
+  MemorySlot slot = AddFilledPrivateSlot(vm, kGpa, 4_MiB, kShared);
+  const GpaRange private_part = {kGpa + 1_MiB, 2_MiB};
+  vm.vm().MakePrivate(private_part);
+  const Pattern pattern = {.range = private_part, .seed = kPrivate};
+  ASSERT_THAT(vm.guest().Fill({pattern}), Succeeds());
+  const GpaRange low = {kGpa, 1_MiB};
+  const GpaRange high = {kGpa + 3_MiB, 1_MiB};
+  ASSERT_THAT(vm.guest().TouchRead({low, high}), Succeeds());
+
+  const uint64_t faults = vm.FixedFaults();
+  ASSERT_EQ(madvise(slot.memory().data(), 4_MiB, MADV_DONTNEED), 0);
+  EXPECT_THAT(vm.guest().Verify({pattern}), SeesPattern());
+  EXPECT_EQ(vm.FixedFaults(), faults) << "private memory was faulted in again";
+  EXPECT_THAT(vm.guest().TouchRead({low, high}), Succeeds());
+  EXPECT_EQ(vm.FixedFaults() - faults, low.pages() + high.pages())
+      << "what is shared has to be faulted in again";
+}
+
+// Memory types and the APIC's page: KVM zaps for both, by gfn.
+class ProtectedVmDevice : public DeviceTest {
+ protected:
+  void SetUp() override {
+    DeviceTest::SetUp();
+    if (IsSkipped()) return;
+    if (const std::string reason = ProtectedVmsUnavailable(); !reason.empty())
+      GTEST_SKIP() << reason;
+  }
+
+  // Memory around the APIC's default address and elsewhere, every other page private.  `zap` may
+  // drop what is shared, in `may_drop`, but nothing private.
+  void ExpectPrivateSurvives(const GpaRange& must_drop,
+                             const std::function<void(TestVm&, TestDevice&)>& zap) {
+    GuestVmConfig config = Config();
+    config.type = VmType::kSwProtected;
+    TestVm vm(config);
+    TestDevice device(vm.vm());
+    const GpaRange near_apic = {0xfee00000 - 64_KiB, 256_KiB};
+    const GpaRange elsewhere = {8_GiB, 256_KiB};
+    uint64_t dropped = 0;
+    std::vector<MemorySlot> slots;
+    for (const GpaRange& range : {near_apic, elsewhere}) {
+      slots.push_back(vm.AddPrivateSlot(range.start, range.size));
+      for (Gpa gpa = range.start; gpa < range.end(); gpa += 2 * kPageSize) {
+        vm.vm().MakePrivate({gpa, kPageSize});
+        if (must_drop.contains(gpa + kPageSize)) dropped++;
+      }
+    }
+    const Pattern first = {.range = near_apic, .seed = kPrivate};
+    const Pattern second = {.range = elsewhere, .seed = kShared};
+    ASSERT_THAT(vm.guest().Fill({first, second}), Succeeds());
+
+    const Leaves before = PresentLeaves(vm.vm().stats().Read());
+    const uint64_t faults = vm.FixedFaults();
+    zap(vm, device);
+    const Leaves gone = before - PresentLeaves(vm.vm().stats().Read());
+    // The page that the agent itself runs from is shared as well.
+    EXPECT_GE(gone.total(), static_cast<int64_t>(dropped)) << gone;
+    for (const GpaRange& range : {near_apic, elsewhere})
+      for (Gpa gpa = range.start; gpa < range.end(); gpa += 2 * kPageSize)
+        ASSERT_THAT(vm.guest().Read(gpa), Succeeds());
+    // So that the agent's own pages are there again.
+    ASSERT_THAT(vm.guest().Verify({PartOf(first, {near_apic.start, kPageSize})}), SeesPattern());
+    const uint64_t agent_faults = vm.FixedFaults() - faults;
+    EXPECT_LE(agent_faults, 16u) << "private pages were faulted in again";
+    EXPECT_THAT(vm.guest().Verify({first, second}), SeesPattern());
+    EXPECT_EQ(vm.FixedFaults() - faults - agent_faults, dropped)
+        << "not exactly the shared pages were faulted in again";
+  }
+};
+
+TEST_P(ProtectedVmDevice, PrivateMemorySurvivesAZapOfAllGfns) {
+  ExpectPrivateSurvives({0, ~0ull << kPageShift}, [](TestVm&, TestDevice& device) {
+    const KvmStatus status = device.TryZapSharedGfnRange(0, ~0ull >> kPageShift);
+    if (status.error() == EOPNOTSUPP)
+      GTEST_SKIP() << "this kernel doesn't tell private from shared";
+    EXPECT_THAT(status, IsOk());
+  });
+}
+
+// APICv being inhibited zaps one gfn: as it happens, a shared one here.
+TEST_P(ProtectedVmDevice, PrivateMemorySurvivesAZapOfTheApicsPage) {
+  const Gpa apic = 0xfee00000;
+  ExpectPrivateSurvives({apic + kPageSize, kPageSize}, [&](TestVm&, TestDevice& device) {
+    for (const Gfn gfn : {apic >> kPageShift, (apic >> kPageShift) + 1}) {
+      const KvmStatus status = device.TryZapSharedGfnRange(gfn, gfn + 1);
+      if (status.error() == EOPNOTSUPP)
+        GTEST_SKIP() << "this kernel doesn't tell private from shared";
+      EXPECT_THAT(status, IsOk());
+    }
+  });
+}
+
+SLOTZAP_INSTANTIATE(ProtectedVm);
+SLOTZAP_INSTANTIATE(ProtectedVmDevice);
+
+}  // namespace
+}  // namespace slotzap
