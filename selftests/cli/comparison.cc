@@ -7,6 +7,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "cli/text_table.h"
+
 namespace slotzap {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(UpdateCost, present_sptes, victim_sptes, zapped_sptes,
@@ -38,29 +40,6 @@ std::string Duration(uint64_t ns) {
 }
 
 namespace {
-
-using Row = std::vector<std::string>;
-
-// All rows with their columns aligned: text (the first two columns) left, numbers right.
-std::string Align(const std::vector<Row>& rows) {
-  std::vector<size_t> widths;
-  for (const Row& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); i++) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::ostringstream os;
-  for (const Row& row : rows) {
-    std::ostringstream line;
-    for (size_t i = 0; i < row.size(); i++) {
-      line << (i == 0 ? "" : "  ") << (i < 2 ? std::left : std::right)
-           << std::setw(static_cast<int>(widths[i])) << row[i];
-    }
-    std::string text = line.str();
-    text.resize(text.find_last_not_of(' ') + 1);
-    os << text << "\n";
-  }
-  return os.str();
-}
 
 void AddCost(Row& row, const UpdateCost& cost) {
   row.push_back("|");
@@ -114,7 +93,7 @@ std::string Table(const std::vector<ModeReport>& reports) {
   if (!reports.empty())
     heading = "Linux " + reports.front().kernel + ", " + reports.front().vendor + ", " +
               reports.front().host + "\n\n";
-  return heading + Align(rows) + skipped;
+  return heading + Align(rows, 2) + skipped;
 }
 
 Verdict Judge(const std::vector<ModeReport>& reports) {

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "cli/measure.h"
 
-#include <sys/utsname.h>
-
 #include <algorithm>
 #include <chrono>
 #include <functional>
 #include <stdexcept>
 #include <vector>
 
+#include "cli/machine.h"
 #include "guest/guest_vm.h"
-#include "host/kvm_module.h"
 #include "oracle/zap_watch.h"
 
 namespace slotzap {
@@ -74,15 +72,11 @@ UpdateCost MeasureUpdate(const MeasureConfig& config, const Update& update, bool
 ModeReport Measure(const MeasureConfig& config) {
   if (config.rounds < 2) throw std::invalid_argument("at least 2 rounds: the first is traced");
   ModeReport report;
-  const KvmModule module = DetectKvmModule();
-  report.mode = ToString(module.mode);
-  report.vendor = module.vendor;
-  utsname uts = {};
-  if (uname(&uts) == 0) report.kernel = uts.release;
-  const std::string emulator = CpuEmulator();
-  report.host = emulator == "tcg"     ? "emulated by QEMU's TCG"
-                : emulator == "bochs" ? "emulated by Bochs"
-                                      : "not emulated";
+  const Machine machine = DescribeMachine();
+  report.mode = machine.mode;
+  report.vendor = machine.vendor;
+  report.kernel = machine.kernel;
+  report.host = machine.host;
 
   const Kvm kvm;
   if ((kvm.CheckExtension(KVM_CAP_DISABLE_QUIRKS2) & static_cast<int>(kQuirkSlotZapAll)) == 0) {
