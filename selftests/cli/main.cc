@@ -9,8 +9,17 @@
 #include "base/file_descriptor.h"
 #include "cli/comparison.h"
 #include "cli/measure.h"
+#include "cli/probe.h"
+#include "cli/run_probe.h"
+#include "kvm/kvm.h"
 
 namespace {
+
+void WriteJson(const std::string& path, const nlohmann::json& json) {
+  std::ofstream file(path);
+  file << json.dump(2) << "\n";
+  if (!file.flush()) throw std::runtime_error("can't write " + path);
+}
 
 int Compare(const slotzap::MeasureConfig& config, const std::string& mode,
             const std::string& json_path) {
@@ -18,14 +27,27 @@ int Compare(const slotzap::MeasureConfig& config, const std::string& mode,
   if (!mode.empty() && mode != report.mode)
     throw std::runtime_error("KVM is in " + report.mode + " mode, not in " + mode +
                              " mode: load it with other parameters");
-  if (!json_path.empty()) {
-    std::ofstream file(json_path);
-    file << slotzap::ToJson(report).dump(2) << "\n";
-    if (!file.flush()) throw std::runtime_error("can't write " + json_path);
-  }
-  std::cout << slotzap::Table({report});
-  const slotzap::Verdict verdict = slotzap::Judge({report});
+  if (!json_path.empty()) WriteJson(json_path, slotzap::ToJson(report));
+  std::cout << slotzap::Table(std::vector{report});
+  const slotzap::Verdict verdict = slotzap::Judge(std::vector{report});
   std::cout << "\n" << verdict.sentence << "\n";
+  return verdict.result;
+}
+
+// `json_path` "-": JSON on standard output, and nothing else.
+int Probe(const std::string& json_path) {
+  if (const std::string reason = slotzap::Kvm::Unavailable(); !reason.empty()) {
+    std::cerr << "slotzap: no KVM: " << reason << "\n";
+    return slotzap::Verdict::kSkip;
+  }
+  const slotzap::ProbeReport report = slotzap::RunProbe();
+  const slotzap::Verdict verdict = slotzap::Judge(report);
+  if (json_path == "-") {
+    std::cout << slotzap::ToJson(report).dump(2) << "\n";
+    return verdict.result;
+  }
+  if (!json_path.empty()) WriteJson(json_path, slotzap::ToJson(report));
+  std::cout << slotzap::Table(report) << "\n" << verdict.sentence << "\n";
   return verdict.result;
 }
 
@@ -67,8 +89,15 @@ int main(int argc, char** argv) {
       ->required()
       ->check(CLI::ExistingFile);
 
+  std::string probe_json;
+  CLI::App* probe = app.add_subcommand(
+      "probe", "say what deleting a slot zaps on this machine's KVM, patched or not");
+  probe->add_option("--json", probe_json,
+                    "write the facts to this file, or to standard output (-)");
+
   CLI11_PARSE(app, argc, argv);
   try {
+    if (probe->parsed()) return Probe(probe_json);
     return compare->parsed() ? Compare(config, mode, json_path) : ShowTable(paths);
   } catch (const std::exception& e) {
     std::cerr << "slotzap: " << e.what() << "\n";
