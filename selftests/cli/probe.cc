@@ -64,14 +64,14 @@ std::string TypeNames(const std::vector<unsigned>& types) {
 }
 
 Row Line(const ProbeRow& row) {
-  if (!row.error.empty()) return {row.type, row.memory, row.setting, "", "error", row.agrees(), ""};
+  if (!row.error.empty()) return {row.type, row.memory, row.setting, "", "error", "", row.agrees()};
   return {row.type,
           row.memory,
           row.setting,
           row.says ? ToString(*row.says) : "-",
           ToString(row.does()),
-          row.agrees(),
-          std::to_string(row.refaults) + "/" + std::to_string(row.pages)};
+          std::to_string(row.refaults) + "/" + std::to_string(row.pages),
+          row.agrees()};
 }
 
 }  // namespace
@@ -142,9 +142,9 @@ std::string Table(const ProbeReport& report) {
              "; memslot flag: " + (report.memslot_flag ? "yes" : "no") +
              "; VM types: " + TypeNames(report.vm_types) + "\n\n";
   std::vector<Row> rows = {
-      {"type", "memory", "setting", "says", "does", "agrees", "refaults/pages"}};
+      {"type", "memory", "setting", "says", "does", "refaults/pages", "agrees"}};
   std::transform(report.rows.begin(), report.rows.end(), std::back_inserter(rows), Line);
-  return heading + Align(rows, 6);
+  return heading + Align(rows, rows.front().size());
 }
 
 Verdict Judge(const ProbeReport& report) {

@@ -98,11 +98,11 @@ TEST(Probe, TableHasARowPerDeletion) {
       "quirks that can be disabled: 0xff, with KVM_X86_QUIRK_SLOT_ZAP_ALL\n"
       "quirks in effect: 0xfe at most; memslot flag: yes; VM types: default, sw-protected, type 4\n"
       "\n"
-      "type          memory   setting         says       does       agrees     refaults/pages\n"
-      "default       shared   default         zap-all    zap-all    yes                 64/64\n"
-      "sw-protected  private  quirk disabled  leaf-only  leaf-only  yes                  0/64\n"
-      "default       shared   default         -          zap-all    not asked           64/64\n"
-      "sw-protected  private  quirk disabled             error      not asked\n");
+      "type          memory   setting         says       does       refaults/pages  agrees\n"
+      "default       shared   default         zap-all    zap-all    64/64           yes\n"
+      "sw-protected  private  quirk disabled  leaf-only  leaf-only  0/64            yes\n"
+      "default       shared   default         -          zap-all    64/64           not asked\n"
+      "sw-protected  private  quirk disabled             error                      not asked\n");
 }
 
 TEST(Probe, TableSaysWhatAnOldKernelLacks) {
