@@ -11,7 +11,7 @@ help:		## this list
 	@scripts/help
 run:		## build the patched KVM and the suite, compare the quirk on and off in an emulated host
 	@scripts/run
-check:		## everything CI runs; FILTER= for some tests of the suite only
+check:		## everything CI runs, for every base unless BASE= is given; FILTER= for some tests of the suite
 	@scripts/check
 modules:	## patched kvm.ko, kvm-amd.ko and kvm-intel.ko in build/BASE/
 	@scripts/modules

@@ -130,7 +130,21 @@ bases() {
 	local series
 	for series in kernel/*/series; do
 		[[ ! -f $series ]] || basename "$(dirname "$series")"
-	done
+	done | sort -V
+}
+
+# What a script goes through: the base that is chosen or, if it sets each_base and the user does
+# not say which, all of them, unless the user's own tree or headers can only be of one. BASE is
+# the base at hand.
+choose_bases() {
+	mapfile -t chosen_bases < <(bases)
+	if [[ ${each_base:-} && -z ${BASE:-}${KSRC:-}${KDIR:-} ]] && ((${#chosen_bases[@]})); then
+		export BASE=${chosen_bases[0]}
+		chosen+=" BASE: all of ${chosen_bases[*]} (default)"
+	else
+		choose BASE 6.1
+		chosen_bases=("$BASE")
+	fi
 }
 
 # Relative folders are meant from where the user stands.
@@ -142,7 +156,7 @@ cd "$root"
 trap 'explain_exit; clean_up' EXIT
 trap 'said=1; say "$me: interrupted"; exit 130' INT TERM
 
-choose BASE 6.1
+choose_bases
 choose FLAVOUR cloud
 choose ON svm
 choose MODES "tdp legacy shadow"
@@ -222,10 +236,16 @@ build_host() {
 		build/selftests/slotzap-tests build/selftests/slotzap
 }
 
-# Runs a job in a host per mode, at most two at a time, with the results in OUT-DIR/MODE.
-run_hosts() { # JOB OUT-DIR [INITRAMFS]
-	tr -s ' ' '\n' <<<"$MODES" | grep . | SLOTZAP_CALLED=1 xargs --max-procs="$((JOBS < 2 ? JOBS : 2))" -I{} \
-		scripts/host-svm {} "$1" "$2/{}" "${3:-build/$BASE/initramfs.cpio.gz}"
+# Runs a job in a host per base and mode, at most two at a time, with the results in
+# OUT-DIR/BASE-ON-MODE.
+run_hosts() { # JOB OUT-DIR [INITRAMFS [BASE...]]
+	local base mode bases=("${@:4}")
+	for base in "${bases[@]:-$BASE}"; do
+		for mode in $MODES; do
+			printf '%s\0' "BASE=$base" scripts/host-svm "$mode" "$1" "$2/$base-$ON-$mode" \
+				"${3:-build/$base/initramfs.cpio.gz}"
+		done
+	done | SLOTZAP_CALLED=1 xargs --null --max-args=6 --max-procs="$((JOBS < 2 ? JOBS : 2))" env
 }
 
 # The job that runs the suite's tests.

@@ -34,6 +34,30 @@ setup() {
 	[[ $(<downloads/9.9-cloud) == "9.9.9-1 9.9.0-2-cloud-amd64 1:1.0" ]]
 }
 
+@test "a backport's package names have no ABI number, and flavours are told apart" {
+	stand_in apt-cache 'case $1 in
+		pkgnames) printf "%s\n" linux-{headers,image}-9.9.{7,9}+deb12{,-cloud,-rt}-amd64 \
+			linux-headers-9.9.9+deb12-common linux-image-9.9.9+deb12-{,cloud-}amd64-unsigned ;;
+		madison)
+			shift
+			for package; do
+				case $package in
+				linux-source-9.9) printf "$package | 9.9.%s-1~deb12u1 | here\n" 9 7 ;;
+				linux-*-9.9.[79]+deb12-cloud-amd64 | linux-*-9.9.[79]+deb12-amd64)
+					version=${package#*-*-}
+					echo "$package | ${version%%+*}-1~deb12u1 | here" ;;
+				busybox-static) echo "$package | 1:1.0 | here" ;;
+				*) echo "$package was not to be asked for" >&2 && touch wrong ;;
+				esac
+			done ;;
+		esac'
+	scripts/fetch
+	[[ $(<downloads/9.9-cloud) == "9.9.9-1~deb12u1 9.9.9+deb12-cloud-amd64 1:1.0" ]]
+	FLAVOUR=amd64 scripts/fetch
+	[[ $(<downloads/9.9-amd64) == "9.9.9-1~deb12u1 9.9.9+deb12-amd64 1:1.0" ]]
+	[[ ! -e wrong ]]
+}
+
 @test "a release that apt does not have is one line" {
 	stand_in apt-cache 'exit 0'
 	refuses "apt offers no linux-source-9.9" -- scripts/fetch source

@@ -44,6 +44,13 @@ setup() { setup_copy; }
 	refuses "holds Linux 8.8, but BASE=9.9" -- make modules KSRC="$BATS_TEST_TMPDIR/linux"
 }
 
+@test "without BASE it is 6.1, and the others are listed" {
+	mkdir kernel/6.1
+	touch kernel/6.1/series
+	run --separate-stderr env -u BASE make
+	[[ $output == *"BASE=6.1"*"there is: 6.1 9.9."* ]]
+}
+
 @test "make lists every target and the defaults" {
 	run --separate-stderr make BASE=9.9
 	[[ $status -eq 0 ]]
