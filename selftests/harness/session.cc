@@ -57,6 +57,11 @@ const char* ToString(Outcome outcome) {
   return "not run";
 }
 
+// Which series a kernel of this release takes: "6.12.117+deb12-cloud-amd64" is of base "6.12".
+std::string BaseOf(const std::string& kernel) {
+  return kernel.substr(0, kernel.find_first_not_of("0123456789", kernel.find('.') + 1));
+}
+
 // KTAP's result lines are one line each.
 std::string OneLine(std::string_view text) {
   std::string line(text);
@@ -193,9 +198,10 @@ Session::Counts Session::Count() const {
 }
 
 void Session::PrintRerun(const TestRecord& record) const {
-  PrintDiagnostic("run just this: make check " +
-                  (info_.mode.empty() ? "" : "MODES=" + info_.mode + " ") +
-                  "FILTER=" + record.name);
+  PrintDiagnostic(
+      "run just this: make check " +
+      (info_.mode.empty() ? "" : "BASE=" + BaseOf(info_.kernel) + " MODES=" + info_.mode + " ") +
+      "FILTER=" + record.name);
 }
 
 void Session::PrintResult(const TestRecord& record, const std::string& remark) {
