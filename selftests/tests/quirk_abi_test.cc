@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Theme: quirk ABI.  How userspace finds, sets and clears KVM_X86_QUIRK_SLOT_ZAP_ALL.
 #include <cerrno>
+#include <optional>
 
 #include "tests/slot_test.h"
 
@@ -111,15 +112,64 @@ TEST_F(QuirkAbiWithQuirk, TakesEffectOnAVmThatAlreadyRan) {
   EXPECT_FALSE(vm.MoveZapsAll());
 }
 
-// Linux 6.1 sets the disabled quirks to what is passed.
-TEST_F(QuirkAbiWithQuirk, CanBeEnabledAgain) {
+// Kernels differ in whether a quirk that isn't in the mask comes back: Linux 6.1 sets the disabled
+// quirks to what is passed, 6.12 adds it.  Where they can be asked, they have to do what they say.
+TEST_F(QuirkAbiWithQuirk, LeavingItOutOfTheMaskDoesOneThingOrTheOther) {
   ProbeVm vm;
+  const auto in_effect = [&]() -> std::optional<bool> {
+    const auto quirks = vm.vm().quirks().InEffect();
+    if (!quirks) return std::nullopt;
+    return (*quirks & kQuirkSlotZapAll) != 0;
+  };
   vm.vm().quirks().Disable(kQuirkSlotZapAll);
   ASSERT_FALSE(vm.DeleteZapsAll());
   vm.vm().quirks().Disable(0);
-  EXPECT_TRUE(vm.DeleteZapsAll());
+  const bool comes_back = vm.DeleteZapsAll();
+  EXPECT_EQ(in_effect().value_or(comes_back), comes_back);
+  EXPECT_EQ(vm.DeleteZapsAll(), comes_back) << "and stays what it is";
   vm.vm().quirks().Disable(kQuirkSlotZapAll);
   EXPECT_FALSE(vm.DeleteZapsAll());
+}
+
+class QuirksInEffect : public QuirkAbiWithQuirk {
+ protected:
+  void SetUp() override {
+    QuirkAbiWithQuirk::SetUp();
+    if (IsSkipped()) return;
+    if (of_system() == 0) GTEST_SKIP() << "this kernel can't be asked for the quirks in effect";
+  }
+  static uint64_t of_system() {
+    return static_cast<uint64_t>(Kvm().CheckExtension(KVM_CAP_X86_QUIRKS_IN_EFFECT));
+  }
+  static uint64_t Of(ProbeVm& vm) { return vm.vm().quirks().InEffect().value(); }
+};
+
+TEST_F(QuirksInEffect, TheSystemSaysWhatCanBe) {
+  ProbeVm vm;
+  EXPECT_EQ(of_system(), vm.vm().quirks().Supported());
+  EXPECT_EQ(Of(vm) & ~of_system(), 0u);
+}
+
+TEST_F(QuirksInEffect, FollowWhatIsDisabled) {
+  ProbeVm vm;
+  ProbeVm other;
+  const uint64_t initially = Of(vm);
+  EXPECT_TRUE((initially & kQuirkSlotZapAll) != 0) << Hex(initially);
+  EXPECT_TRUE(vm.DeleteZapsAll());
+  vm.vm().quirks().Disable(kQuirkSlotZapAll);
+  EXPECT_EQ(Of(vm), initially & ~kQuirkSlotZapAll);
+  EXPECT_FALSE(vm.DeleteZapsAll());
+  EXPECT_EQ(Of(other), initially) << "another VM's";
+  EXPECT_THAT(vm.vm().quirks().TryDisable(1ull << 63), FailsWith(EINVAL));
+  EXPECT_EQ(Of(vm), initially & ~kQuirkSlotZapAll) << "a call that failed";
+  vm.vm().quirks().Disable(vm.vm().quirks().Supported());
+  EXPECT_EQ(Of(vm), 0u);
+}
+
+TEST_F(QuirksInEffect, CannotBeEnabledAsACapability) {
+  ProbeVm vm;
+  EXPECT_THAT(vm.vm().TryEnableCap(KVM_CAP_X86_QUIRKS_IN_EFFECT, 0), FailsWith(EINVAL));
+  EXPECT_THAT(vm.vm().TryEnableCap(KVM_CAP_X86_MEMSLOT_ZAP_LEAFS_ONLY, 0), FailsWith(EINVAL));
 }
 
 TEST_F(QuirkAbiWithQuirk, IsPerVm) {
