@@ -31,10 +31,11 @@ class MemoryType : public DeviceTest {
   }
   static void ExpectZappedIfItMatters(TestVm& vm, const MemorySlot& slot, const char* when) {
     const uint64_t refaults = Refaults(vm, slot);
-    if (DmaMatters())
+    if (DmaMatters()) {
       EXPECT_GE(refaults, AtLeast(slot)) << when;
-    else if (CurrentMmuMode() != MmuMode::kShadow || !TypesIgnoreCacheDisable())
+    } else if (CurrentMmuMode() != MmuMode::kShadow || !TypesIgnoreCacheDisable()) {
       EXPECT_EQ(refaults, 0u) << when;
+    }
     // Else it is zapped for nothing, as KVM_X86_QUIRK_IGNORE_GUEST_PAT isn't supported there, which
     // the check takes for enabled.
   }
