@@ -151,6 +151,16 @@ std::optional<TraceEvent> ParseTraceLine(std::string_view line) {
   return std::nullopt;
 }
 
+std::vector<TraceEvent> ParseTrace(std::string_view text) {
+  std::vector<TraceEvent> events;
+  while (!text.empty()) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+    if (auto event = ParseTraceLine(line)) events.push_back(std::move(*event));
+  }
+  return events;
+}
+
 std::optional<SpteChanged> DecodeSpteChanged(const TraceEvent& event) {
   if (event.name != "kvm_tdp_mmu_spte_changed") return std::nullopt;
   const Fields fields(event);
@@ -172,6 +182,15 @@ std::optional<PreparedZapPage> DecodePreparedZapPage(const TraceEvent& event) {
                          .unsync = fields.Has("unsync")};
 }
 
+std::optional<CreatedPage> DecodeCreatedPage(const TraceEvent& event) {
+  if (event.name != "kvm_mmu_get_page") return std::nullopt;
+  const Fields fields(event);
+  if (!fields.Has("new")) return std::nullopt;
+  return CreatedPage{.gfn = fields.NumberAfter<uint64_t>("gfn", 16),
+                     .level = fields.NumberWithPrefix('l'),
+                     .direct = fields.Has("direct")};
+}
+
 std::optional<UnmapHvaRange> DecodeUnmapHvaRange(const TraceEvent& event) {
   if (event.name != "kvm_unmap_hva_range") return std::nullopt;
   const Fields fields(event);
@@ -190,6 +209,10 @@ std::optional<MemAttrsStep> DecodeMemAttrsStep(const TraceEvent& event) {
 }
 
 bool IsZapAllFast(const TraceEvent& event) { return event.name == "kvm_mmu_zap_all_fast"; }
+
+bool IsMark(const TraceEvent& event, std::string_view text) {
+  return event.name == "tracing_mark_write" && event.fields == text;
+}
 
 TraceInstance::TraceInstance(const std::string& name, const std::string& root)
     : directory_(root + "/instances/" + name) {
@@ -242,15 +265,10 @@ void TraceInstance::Clear() { WriteFile(directory_ + "/trace", ""); }
 void TraceInstance::Start() { WriteFile(directory_ + "/tracing_on", "1"); }
 void TraceInstance::Stop() { WriteFile(directory_ + "/tracing_on", "0"); }
 
+void TraceInstance::Mark(const std::string& text) { WriteFile(directory_ + "/trace_marker", text); }
+
 std::vector<TraceEvent> TraceInstance::Read() const {
-  const std::string text = ReadFile(directory_ + "/trace");
-  std::vector<TraceEvent> events;
-  for (std::string_view rest = text; !rest.empty();) {
-    const std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
-    if (auto event = ParseTraceLine(line)) events.push_back(std::move(*event));
-  }
-  return events;
+  return ParseTrace(ReadFile(directory_ + "/trace"));
 }
 
 uint64_t TraceInstance::lost() const {

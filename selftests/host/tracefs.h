@@ -26,6 +26,9 @@ struct TraceEvent {
 // nullopt for comments, blank lines and the tracer's own remarks ("CPU:1 [LOST 3 EVENTS]").
 std::optional<TraceEvent> ParseTraceLine(std::string_view line);
 
+// The events of a whole trace, in its order.
+std::vector<TraceEvent> ParseTrace(std::string_view text);
+
 // Decoders.  Each returns nullopt if `event` is another event, and throws std::runtime_error if
 // it is the right one but lacks a field.  Fields added by later kernels are ignored.
 
@@ -39,7 +42,8 @@ struct SpteChanged {
 };
 std::optional<SpteChanged> DecodeSpteChanged(const TraceEvent& event);
 
-// kvmmmu:kvm_mmu_prepare_zap_page: a shadow page (never one of the TDP MMU) is taken down.
+// kvmmmu:kvm_mmu_prepare_zap_page: a shadow page is taken down; of the TDP MMU's, those whose
+// parent entry was cleared or replaced.
 struct PreparedZapPage {
   uint64_t gfn = 0;
   int level = 0;
@@ -49,6 +53,15 @@ struct PreparedZapPage {
   bool unsync = false;
 };
 std::optional<PreparedZapPage> DecodePreparedZapPage(const TraceEvent& event);
+
+// kvmmmu:kvm_mmu_get_page: KVM made a page table.  nullopt for one that existed already.  Of the
+// TDP MMU's tables it tells gfn (0 for a root) and level, but not the address space.
+struct CreatedPage {
+  uint64_t gfn = 0;  // the first one that the table maps
+  int level = 0;     // of its entries
+  bool direct = false;
+};
+std::optional<CreatedPage> DecodeCreatedPage(const TraceEvent& event);
 
 // kvm:kvm_unmap_hva_range: the MMU notifier unmapped [start, end) of the process.
 struct UnmapHvaRange {
@@ -73,6 +86,9 @@ std::optional<MemAttrsStep> DecodeMemAttrsStep(const TraceEvent& event);
 // kvmmmu:kvm_mmu_zap_all_fast: every root and shadow page of a VM was made obsolete.
 bool IsZapAllFast(const TraceEvent& event);
 
+// A line that TraceInstance::Mark() wrote.
+bool IsMark(const TraceEvent& event, std::string_view text);
+
 // A private trace buffer with its own set of enabled events; exists from construction to
 // destruction.  It records what any task does, since KVM zaps from kernel threads too.  All
 // members throw std::system_error if tracefs refuses.
@@ -95,6 +111,8 @@ class TraceInstance {
   void Clear();  // forgets what was recorded, and what was lost
   void Start();
   void Stop();
+  // Writes a line of our own between the events, if recording is on.
+  void Mark(const std::string& text);
 
   // What was recorded since Clear(), oldest first.  Does not consume it.
   std::vector<TraceEvent> Read() const;

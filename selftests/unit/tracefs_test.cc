@@ -97,6 +97,24 @@ TEST(DecodeTraceEvent, PreparedZapPage) {
   EXPECT_FALSE(root->unsync);
 }
 
+TEST(DecodeTraceEvent, CreatedPage) {
+  const auto root = DecodeCreatedPage(
+      Event("kvm_mmu_get_page", "sp gen 0 gfn 0 l5 8-byte q0 direct wux nxe ad root 0 sync new"));
+  ASSERT_TRUE(root);
+  EXPECT_EQ(root->gfn, 0u);
+  EXPECT_EQ(root->level, 5);
+  EXPECT_TRUE(root->direct);
+  EXPECT_FALSE(DecodeCreatedPage(
+      Event("kvm_mmu_get_page", "sp gen 0 gfn 4f l1 8-byte q0 wux nxe ad root 0 sync existing")));
+}
+
+TEST(DecodeTraceEvent, Marks) {
+  const TraceEvent mark = Parse("  t-5  [000] .....  7.5: tracing_mark_write: slotzap: begin");
+  EXPECT_TRUE(IsMark(mark, "slotzap: begin"));
+  EXPECT_FALSE(IsMark(mark, "begin"));
+  EXPECT_FALSE(IsMark(Event("other", "slotzap: begin"), "slotzap: begin"));
+}
+
 TEST(DecodeTraceEvent, UnmapHvaRange) {
   const auto range = DecodeUnmapHvaRange(Event(
       "kvm_unmap_hva_range", "mmu notifier unmap range: 0x7f2c40000000 -- 0x00007f2c40001000"));
@@ -114,6 +132,7 @@ TEST(DecodeTraceEvent, OtherEventsAreNotDecoded) {
   const TraceEvent other = Event("kvm_mmu_zap_all_fast", "kvm-mmu-valid-gen 1 used_pages 5");
   EXPECT_FALSE(DecodeSpteChanged(other));
   EXPECT_FALSE(DecodePreparedZapPage(other));
+  EXPECT_FALSE(DecodeCreatedPage(other));
   EXPECT_FALSE(DecodeUnmapHvaRange(other));
 }
 
@@ -130,7 +149,7 @@ TEST(DecodeTraceEvent, AMissingFieldIsAnError) {
 class FakeTracefs : public testing::Test {
  protected:
   FakeTracefs() {
-    for (const char* file : {"tracing_on", "trace_clock", "trace", "buffer_size_kb",
+    for (const char* file : {"tracing_on", "trace_clock", "trace", "trace_marker", "buffer_size_kb",
                              "events/enable", "events/kvmmmu/kvm_mmu_zap_all_fast/enable"})
       dir_.Write(std::string("instances/t/") + file, "");
   }
@@ -159,6 +178,8 @@ TEST_F(FakeTracefs, ControlsTheRecording) {
   EXPECT_EQ(Content("buffer_size_kb"), "8192");
   trace.Start();
   EXPECT_EQ(Content("tracing_on"), "1");
+  trace.Mark("here");
+  EXPECT_EQ(Content("trace_marker"), "here");
   trace.Stop();
   EXPECT_EQ(Content("tracing_on"), "0");
 }
