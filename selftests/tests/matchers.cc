@@ -248,4 +248,27 @@ Matcher<const ZapReport&> TracedLeavesAre(const std::vector<LeafRange>& expected
       });
 }
 
+Matcher<const SptOrderReport&> KeptSecureEptOrder() {
+  return Explaining<SptOrderReport>("kept Secure-EPT's order", [](const SptOrderReport& report) {
+    const std::string problem = OrderProblem(report);
+    return problem.empty() ? problem : "where " + problem;
+  });
+}
+
+Matcher<const SptOrderReport&> RemovedLeavesOnlyIn(std::vector<GpaRange> ranges,
+                                                   int address_space) {
+  std::ostringstream os;
+  os << "removed the leaves of address space " << address_space << " in";
+  for (const GpaRange& range : ranges) os << " " << range;
+  os << (ranges.empty() ? " nothing" : " and nothing else");
+  return Explaining<SptOrderReport>(
+      os.str(), [ranges = std::move(ranges), address_space](const SptOrderReport& report) {
+        if (report.unknown_before != 0)
+          return "where at least " + std::to_string(report.unknown_before) +
+                 " entries were mapped before recording began, so that nothing shows what is left";
+        const std::string problem = RemovalProblem(report, ranges, address_space);
+        return problem.empty() ? problem : "where " + problem;
+      });
+}
+
 }  // namespace slotzap

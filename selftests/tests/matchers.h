@@ -13,6 +13,7 @@
 #include "guest/guest.h"
 #include "host/kvm_module.h"
 #include "kvm/memory_slot.h"
+#include "oracle/spt_order.h"
 #include "oracle/zap_watch.h"
 
 namespace slotzap {
@@ -80,5 +81,22 @@ testing::Matcher<const ZapReport&> ZappedEverything();
 
 // The TDP MMU's leaves were zapped one by one in `expected`, and nowhere else.
 testing::Matcher<const ZapReport&> TracedLeavesAre(const std::vector<LeafRange>& expected);
+
+// The order that TDX's Secure-EPT imposes was kept: the root was not replaced, and no table was
+// removed while an entry below it was present.
+//   EXPECT_THAT(watch.End(), KeptSecureEptOrder());
+//     where 1 table was removed out of order, first address space 0: the level 2 entry of gfn
+//     0x40000 was cleared (SPTE 0x107907 -> 0x0) while the level 1 entry of gfn 0x40003 below it
+//     was present (SPTE 0x60000010cc5bb77) where the root was replaced: all roots were made
+//     obsolete (kvm_mmu_zap_all_fast)
+testing::Matcher<const SptOrderReport&> KeptSecureEptOrder();
+
+// All leaves in `ranges` were removed, at least one in each, and nothing elsewhere.  Tables in the
+// ranges may be gone or stay.  Recording has to have begun before the VM mapped anything.
+//   EXPECT_THAT(watch.End(), RemovedLeavesOnlyIn({victim.range()}));
+//     where a leaf outside of the ranges was removed: gfn 0x40200 level 1 of address space 0
+//     where a leaf is left: gfn 0x40003 level 1 of address space 0
+testing::Matcher<const SptOrderReport&> RemovedLeavesOnlyIn(std::vector<GpaRange> ranges,
+                                                            int address_space = 0);
 
 }  // namespace slotzap
