@@ -9,6 +9,7 @@
 #include "base/file_descriptor.h"
 #include "cli/comparison.h"
 #include "cli/measure.h"
+#include "cli/order.h"
 #include "cli/probe.h"
 #include "cli/run_probe.h"
 #include "kvm/kvm.h"
@@ -65,6 +66,13 @@ int ShowTable(const std::vector<std::string>& paths) {
   return verdict.result;
 }
 
+int CheckOrder(const slotzap::OrderOptions& options, const std::string& json_path) {
+  const slotzap::OrderResult result = slotzap::CheckOrder(options);
+  if (!json_path.empty()) WriteJson(json_path, slotzap::ToJson(result));
+  std::cout << slotzap::Summary(result) << result.verdict.sentence << "\n";
+  return result.verdict.result;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -95,10 +103,45 @@ int main(int argc, char** argv) {
   probe->add_option("--json", probe_json,
                     "write the facts to this file, or to standard output (-)");
 
-  CLI11_PARSE(app, argc, argv);
+  slotzap::OrderOptions order_options;
+  CLI::App* order = app.add_subcommand(
+      "order",
+      "check that the TDP MMU took mappings down in the order that TDX's Secure-EPT imposes:\n"
+      "the root is kept, leaves go before the tables above them.  Either of a trace\n"
+      "(--trace FILE), or of what KVM does while COMMAND runs.  KVM's trace events don't name\n"
+      "the VM: only one may be active, and COMMAND must not end it.\n"
+      "Exit status: 0 the order was kept, 1 it was not, or an error, 4 not possible here");
+  // As text, so that a wrong one is explained by ParseGpaRange().
+  order
+      ->add_option("--gpa", order_options.ranges,
+                   "also check that the leaves of this range went, and no others; may be repeated")
+      ->type_name("START+SIZE")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
+  order->add_option("--as-id", order_options.address_space, "address space of --gpa; 1 is SMM's")
+      ->check(CLI::Range(0, 255))
+      ->capture_default_str();
+  order
+      ->add_option(
+          "--trace", order_options.trace_path,
+          "text of /sys/kernel/tracing/trace, with the events of kvmmmu in it, and mono as "
+          "trace_clock")
+      ->type_name("FILE");
+  order->add_option("--json", json_path, "write the result to this file");
+  order->add_option("command", order_options.command, "what to run, after --")
+      ->type_name("COMMAND ARGS");
+
   try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 1;  // 0: help was asked for
+  }
+  try {
+    if (compare->parsed()) return Compare(config, mode, json_path);
     if (probe->parsed()) return Probe(probe_json);
-    return compare->parsed() ? Compare(config, mode, json_path) : ShowTable(paths);
+    if (order->parsed()) return CheckOrder(order_options, json_path);
+    return ShowTable(paths);
   } catch (const std::exception& e) {
     std::cerr << "slotzap: " << e.what() << "\n";
     return 1;
