@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <set>
 
-#include "base/file_descriptor.h"
 #include "harness/main.h"
+#include "tests/nx_huge_pages.h"
 #include "tests/slot_test.h"
 
 namespace slotzap {
@@ -253,23 +253,6 @@ TEST_P(Precision, GuestPageTablesInUse) {
   EXPECT_THAT(vm.guest().NopWithin(1000), IsStuck())
       << "the guest runs on page tables that are gone";
 }
-
-// Sets kvm.nx_huge_pages and puts the old value back.
-class NxHugePages {
- public:
-  NxHugePages() : old_(ReadLine(kPath)) {}
-  ~NxHugePages() { WriteFile(kPath, Spelled(old_)); }
-  NxHugePages(const NxHugePages&) = delete;
-  NxHugePages& operator=(const NxHugePages&) = delete;
-
-  void Toggle() const { WriteFile(kPath, old_ == "Y" ? "off" : "force"); }
-  static bool Available() { return FileExists(kPath); }
-
- private:
-  static constexpr char kPath[] = "/sys/module/kvm/parameters/nx_huge_pages";
-  static std::string Spelled(const std::string& value) { return value == "Y" ? "force" : "off"; }
-  const std::string old_;
-};
 
 // Not about a single slot, so not the quirk's business: everything goes.
 TEST_P(Precision, NxHugePagesToggleZapsEverything) {

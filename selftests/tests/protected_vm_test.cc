@@ -8,8 +8,12 @@
 
 #include <cerrno>
 #include <functional>
+#include <optional>
 #include <vector>
 
+#include "harness/main.h"
+#include "oracle/spt_order.h"
+#include "tests/nx_huge_pages.h"
 #include "tests/test_device.h"
 
 namespace slotzap {
@@ -394,6 +398,114 @@ TEST_P(ProtectedVmDevice, PrivateMemorySurvivesAZapOfTheApicsPage) {
   });
 }
 
+// --- the order of Secure-EPT
+// ----------------------------------------------------------------------
+
+// Whatever happens to a protected VM while it runs, the root stays, and leaves go before tables.
+class ProtectedOrder : public ProtectedTest {
+ protected:
+  static constexpr GpaRange kHalf = {kGpa, 1_MiB};
+
+  void SetUp() override {
+    ProtectedTest::SetUp();
+    if (IsSkipped()) return;
+    if (const std::string reason = SptOrderWatch::Unavailable(); !reason.empty())
+      GTEST_SKIP() << reason;
+    watch_.emplace();
+    vm_.emplace(Config());
+    // The first half private, the second shared, and the same again elsewhere.
+    for (const Gpa gpa : {kGpa, 2_GiB}) {
+      slots_.push_back(AddFilledPrivateSlot(*vm_, gpa, 2_MiB, kShared));
+      vm_->vm().MakePrivate({gpa, kHalf.size});
+      ASSERT_THAT(vm_->guest().Fill({{.range = {gpa, kHalf.size}, .seed = kPrivate}}), Succeeds());
+      ASSERT_THAT(vm_->guest().TouchRead({slots_.back().range()}), Succeeds());
+    }
+  }
+
+  // `operation` takes exactly the leaves in `ranges`.
+  void ExpectOrder(const std::vector<GpaRange>& ranges, const std::function<void()>& operation) {
+    watch_->Begin(ranges);
+    operation();
+    const SptOrderReport report = watch_->End();
+    EXPECT_THAT(report, KeptSecureEptOrder());
+    EXPECT_THAT(report, RemovedLeavesOnlyIn(ranges));
+    EXPECT_TRUE(report.tables.empty()) << report;
+    // What is private elsewhere is what it was.
+    EXPECT_THAT(vm_->guest().Verify({{.range = {2_GiB, kHalf.size}, .seed = kPrivate}}),
+                SeesPattern());
+  }
+
+  std::optional<SptOrderWatch> watch_;  // made before the VM
+  std::optional<TestVm> vm_;
+  std::vector<MemorySlot> slots_;
+};
+
+TEST_P(ProtectedOrder, Delete) {
+  ExpectOrder({slots_[0].range()}, [&] { slots_[0].Delete(); });
+}
+
+TEST_P(ProtectedOrder, ConvertToShared) {
+  ExpectOrder({{kGpa, 512_KiB}}, [&] { vm_->vm().MakeShared({kGpa, 512_KiB}); });
+}
+
+TEST_P(ProtectedOrder, ConvertToPrivate) {
+  ExpectOrder({{kGpa + 1_MiB, 512_KiB}}, [&] { vm_->vm().MakePrivate({kGpa + 512_KiB, 1_MiB}); });
+}
+
+TEST_P(ProtectedOrder, PunchAHole) {
+  ExpectOrder({{kGpa + 64_KiB, 64_KiB}},
+              [&] { slots_[0].config().memfd->PunchHole(64_KiB, 64_KiB); });
+}
+
+TEST_P(ProtectedOrder, TheHostUnmaps) {
+  ExpectOrder({{kGpa + 1_MiB, 1_MiB}},
+              [&] { ASSERT_EQ(madvise(slots_[0].memory().data(), 2_MiB, MADV_DONTNEED), 0); });
+}
+
+// Not about a slot, so the quirk would not matter; the type does.
+TEST_P(ProtectedOrder, NxHugePagesAreToggled) {
+  if (!NxHugePages::Available()) GTEST_SKIP() << "kvm has no nx_huge_pages parameter";
+  const NxHugePages nx;
+  watch_->Begin();
+  nx.Toggle();
+  const SptOrderReport report = watch_->End();
+  EXPECT_THAT(report, KeptSecureEptOrder());
+  for (const SpteChanged& leaf : report.leaves)
+    EXPECT_FALSE(kHalf.contains(leaf.gfn << kPageShift)) << "private: " << Hex(leaf.gfn);
+  EXPECT_GE(report.leaves.size(), 2 * (2_MiB - kHalf.size) / kPageSize) << report;
+  const uint64_t faults = vm_->FixedFaults();
+  EXPECT_THAT(vm_->guest().Verify({{.range = kHalf, .seed = kPrivate}}), SeesPattern());
+  EXPECT_LE(vm_->FixedFaults() - faults, 16u) << "private memory was faulted in again";
+}
+
+// The quirk makes no difference, so once is enough: it takes a while.
+class ProtectedMmioGeneration : public ProtectedOrder {};
+
+TEST_P(ProtectedMmioGeneration, WrapZapsMmioSptesOnly) {
+  SetTestTimeout(std::chrono::seconds(300));
+  // MMIO_SPTE_GEN_MASK has 19 bits (arch/x86/kvm/mmu/spte.h).  Creating and deleting a slot swaps
+  // the memslots three times; with one address space, each adds 1 to the generation.
+  constexpr uint64_t kUpdatesToWrap = (1u << 19) / 3 + 1;
+  const Gpa mmio = 3_GiB;
+  ASSERT_THAT(vm_->guest().Read(mmio), IsMmioReadAt(mmio));
+  MemorySlot other = vm_->AddSlot(4_GiB, 4_KiB);
+  const Leaves before = PresentLeaves(vm_->vm().stats().Read());
+  watch_->Begin();
+  for (uint64_t update = 0; update < kUpdatesToWrap; update++) {
+    other.Delete();
+    other.Add();
+  }
+  const SptOrderReport report = watch_->End();
+  EXPECT_THAT(report, KeptSecureEptOrder());
+  EXPECT_THAT(report, RemovedLeavesOnlyIn({}));
+  EXPECT_GE(report.changes, 1u) << "no MMIO SPTE went, i.e. the generation didn't wrap";
+  EXPECT_EQ(PresentLeaves(vm_->vm().stats().Read()), before);
+  EXPECT_THAT(vm_->guest().Read(mmio), IsMmioReadAt(mmio));
+  EXPECT_THAT(vm_->guest().Verify({{.range = kHalf, .seed = kPrivate}}), SeesPattern());
+}
+
+SLOTZAP_INSTANTIATE(ProtectedOrder);
+INSTANTIATE_TEST_SUITE_P(Quirk, ProtectedMmioGeneration, testing::Values(true), QuirkName);
 SLOTZAP_INSTANTIATE(ProtectedVm);
 SLOTZAP_INSTANTIATE(ProtectedVmDevice);
 
