@@ -4,11 +4,7 @@
 // updates used to cover up that they did not.
 //
 // Whether a VM has non-coherent DMA is up to assigned devices; here, a test module says so.
-#include <sys/utsname.h>
-
 #include <cerrno>
-#include <sstream>
-#include <utility>
 
 #include "tests/test_device.h"
 
@@ -41,16 +37,7 @@ class MemoryType : public DeviceTest {
   }
   // Whether CR0.CD has no influence on what KVM puts into an SPTE: since Linux 6.11 memory types
   // are the guest's PAT or nothing.
-  static bool TypesIgnoreCacheDisable() {
-    utsname uts = {};
-    if (uname(&uts) != 0) ThrowErrno("uname");
-    std::istringstream release(uts.release);
-    int version = 0;
-    int patchlevel = 0;
-    char dot = 0;
-    release >> version >> dot >> patchlevel;
-    return std::pair(version, patchlevel) >= std::pair(6, 11);
-  }
+  static bool TypesIgnoreCacheDisable() { return KernelIsAtLeast("6.11"); }
   // A fault may map neighbours, too.
   static uint64_t AtLeast(const MemorySlot& slot) { return slot.range().pages() / 8; }
 };

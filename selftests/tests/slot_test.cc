@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "tests/slot_test.h"
 
+#include <sys/utsname.h>
+
+#include <cstring>
+
 #include "harness/main.h"
 #include "host/huge_pages.h"
 
@@ -34,6 +38,12 @@ void FillMemory(const GuestMemory& memory, const guest::Range& range, uint64_t o
 MmuMode CurrentMmuMode() {
   static const MmuMode mode = DetectKvmModule().mode;
   return mode;
+}
+
+bool KernelIsAtLeast(const char* version) {
+  utsname system = {};
+  uname(&system);
+  return strverscmp(system.release, version) >= 0;
 }
 
 std::string QuirkUnavailable() {

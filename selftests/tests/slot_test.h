@@ -37,6 +37,9 @@ void FillMemory(const GuestMemory& memory, const guest::Range& range, uint64_t o
 // How KVM on this machine maps guests.
 MmuMode CurrentMmuMode();
 
+// Whether this is Linux `version`, as in "6.12", or later: for what KVM does differently since.
+bool KernelIsAtLeast(const char* version);
+
 // Why the quirk can't be disabled here, or an empty string.
 std::string QuirkUnavailable();
 // Why hugetlb pages of `backing` can't be had here, or an empty string.
