@@ -143,6 +143,23 @@ TEST_P(SlotFlag, GoesTogetherWithOthers) {
               ZappedOnly({{rom_range}}, CurrentMmuMode()));
 }
 
+// Nor do other flags stand in for it.
+TEST_P(SlotFlag, OtherFlagsDoNotAskForIt) {
+  for (const uint32_t flags : {uint32_t{KVM_MEM_LOG_DIRTY_PAGES}, uint32_t{KVM_MEM_READONLY}}) {
+    SCOPED_TRACE("flags " + Hex(flags));
+    TestVm vm(Config());
+    MemorySlot slot = vm.vm().AddSlot(
+        {.gpa = kOrdinary, .memory = std::make_shared<GuestMemory>(64_KiB), .flags = flags});
+    MemorySlot bystander = vm.AddSlot(kBystander, 256_KiB);
+    const GpaRange range = slot.range();
+    const ZapReport report = Watch(vm, {&slot, &bystander}, [&] { slot.Delete(); });
+    if (slot_zap_all())
+      EXPECT_THAT(report, ZappedEverything());
+    else
+      EXPECT_THAT(report, ZappedOnly({{range}}, CurrentMmuMode()));
+  }
+}
+
 TEST_P(SlotFlag, OtherBitsAreStillRefused) {
   TestVm vm(Config());
   MemorySlot slot = vm.AddSlot(kFlagged, 64_KiB);
