@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Theme: address spaces.  A gfn can be in two memslots, one for SMM and one for everything else;
 // deleting one leaves the other alone.
+#include "guest/page_tables.h"
 #include "guest/smm.h"
 #include "tests/slot_test.h"
 
@@ -111,6 +112,41 @@ TEST_P(AddressSpace, ExactlyTheSlotsLeavesAreZapped) {
       EXPECT_THAT(report,
                   ZappedOnly({{slot->range()}}, CurrentMmuMode(), slot->config().address_space));
     slot->Add();
+  }
+}
+
+// Page tables of the guest, where SMM has a slot of its own.  Where KVM shadows them, deleting
+// SMM's slot is no reason to drop the shadow pages.
+TEST_P(AddressSpace, GuestPageTablesOfTheOtherSpaceStay) {
+  constexpr uint64_t kTables = 5 * kPageSize;
+  TestVm vm(Config());
+  Smm smm(vm.vm());
+  MemorySlot data = vm.AddSlot(2_GiB, 256_KiB);
+  MemorySlot slot = vm.AddSlot(kGpa, 64_KiB);
+  MemorySlot smm_slot = vm.vm().AddSlot({.gpa = kGpa,
+                                         .memory = std::make_shared<GuestMemory>(64_KiB),
+                                         .address_space = Smm::kAddressSpace});
+  PageTables tables(slot, {kGpa, kTables});
+  tables.MapIdentity({0, 4_MiB}, GuestPageSize::k2M);
+  tables.MapIdentity(data.range(), GuestPageSize::k4K);
+  ASSERT_THAT(vm.guest().SetCr3(tables.root()), Succeeds());
+  for (int i = 0; i < 2; i++) {
+    ASSERT_THAT(vm.guest().TouchWrite({data.range()}), Succeeds());
+    ASSERT_THAT(smm.TouchRead(vm.guest(), smm_slot.range()), Succeeds());
+  }
+  ASSERT_THAT(vm.guest().TouchWrite({data.range()}), Succeeds());
+
+  ZapWatch watch(vm.vm());
+  smm_slot.Delete();
+  const ZapReport report = watch.Stop();
+  const uint64_t faults = vm.FixedFaults();
+  EXPECT_THAT(vm.guest().TouchWrite({data.range()}), Succeeds());
+  if (slot_zap_all()) {
+    EXPECT_THAT(report, ZappedEverything());
+    EXPECT_GT(vm.FixedFaults(), faults);
+  } else {
+    EXPECT_THAT(report, ZappedOnly({{smm_slot.range()}}, CurrentMmuMode(), Smm::kAddressSpace));
+    EXPECT_EQ(vm.FixedFaults(), faults) << "what is mapped through the tables was zapped";
   }
 }
 
