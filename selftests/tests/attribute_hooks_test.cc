@@ -89,6 +89,8 @@ TEST_F(AttributeHooks, OffByDefault) {
 }
 
 TEST_F(AttributeHooks, ComeInOrder) {
+  if (const std::string reason = TraceInstance::Available(); !reason.empty())
+    GTEST_SKIP() << reason;
   const SwRmp rmp;
   TestVm vm(Config());
   MemorySlot slot = AddFilledSlot(vm, kGpa, 8_MiB);
@@ -185,6 +187,8 @@ TEST_F(AttributeHooks, AMappingThatDisagreesIsRefused) {
 
 // Before, in and after a piece, and in the last one.
 TEST_F(AttributeHooks, AFailureChangesNothing) {
+  if (const std::string reason = TraceInstance::Available(); !reason.empty())
+    GTEST_SKIP() << reason;
   SwRmp rmp;
   TestVm vm(Config());
   MemorySlot slot = AddFilledSlot(vm, kGpa, 8_MiB);
@@ -447,8 +451,8 @@ TEST_F(ProtectedRace, ConvertAgainstFaults) {
   EXPECT_EQ(seen.zero, 0u) << "private memory was lost";
   EXPECT_EQ(seen.other, 0u);
   // KVM looks at the attributes more than once while it resolves a fault, and exits to userspace if
-  // they changed in between (kvm_faultin_pfn()).
-  EXPECT_LT(seen.exits, 200u);
+  // they changed in between (kvm_faultin_pfn()): once per vCPU and conversion, at most.
+  EXPECT_LE(seen.exits, 2u * 200u);
   EXPECT_EQ(rmp.refused(), 0u);
 }
 

@@ -385,6 +385,20 @@ TEST_P(ProtectedVmDevice, PrivateMemorySurvivesAZapOfAllGfns) {
   });
 }
 
+// As a device with such DMA comes and goes.  KVM zaps where that changes memory types, i.e. for
+// EPT.
+TEST_P(ProtectedVmDevice, PrivateMemorySurvivesNoncoherentDma) {
+  const bool matters = DetectKvmModule().vendor == "vmx";
+  const GpaRange everything = {0, ~0ull << kPageShift};
+  for (const bool twice : {false, true}) {
+    SCOPED_TRACE(twice ? "it comes and goes" : "it comes");
+    ExpectPrivateSurvives(matters ? everything : GpaRange{}, [&](TestVm&, TestDevice& device) {
+      device.SetNoncoherentDma(true);
+      if (twice) device.SetNoncoherentDma(false);
+    });
+  }
+}
+
 // APICv being inhibited zaps one gfn: as it happens, a shared one here.
 TEST_P(ProtectedVmDevice, PrivateMemorySurvivesAZapOfTheApicsPage) {
   const Gpa apic = 0xfee00000;
