@@ -22,6 +22,15 @@ tally() { run --separate-stderr "$copy/scripts/tally" "$@"; }
 	[[ $output == *"one: A.z"*"again: make check FILTER=A.z"* ]]
 }
 
+@test "tests that are skipped for the same reason share a line" {
+	printf '%s\n' 1..4 'ok 1 A.x # SKIP no pages' 'ok 2 A.y # SKIP no pages' 'ok 3 B.z # SKIP no pages' \
+		'ok 4 B.w # SKIP too slow' >one.ktap
+	tally one.ktap
+	[[ $status -eq 4 ]]
+	[[ $output == *"one: 3 tests: no pages"*"A.*, B.*"*"one: B.w: too slow"* ]]
+	[[ ${lines[-1]} == "0 passed, 0 failed, 4 skipped" ]]
+}
+
 @test "a test that was planned and never reported has failed" {
 	printf '%s\n' 1..5 'ok 1 a' 'ok 2 b' '# died kernel died: BUG' '# again make check MODES=tdp FILTER=' >x.ktap
 	tally x.ktap

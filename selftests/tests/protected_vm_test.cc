@@ -72,7 +72,7 @@ TEST_P(ProtectedVm, PrivateAccessWhileTheSlotIsDeleted) {
   for (int round = 0; round < 20; round++) {
     AsyncCommand reader(vm.guest(), [&](Guest& guest) {
       for (;;) {
-        const Outcome outcome = guest.Verify({pattern});
+        Outcome outcome = guest.Verify({pattern});
         if (!outcome.done || outcome.verdict.matches != outcome.verdict.words) return outcome;
       }
     });
