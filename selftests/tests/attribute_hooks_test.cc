@@ -161,6 +161,23 @@ TEST_F(AttributeHooks, ThePagesFollow) {
   EXPECT_EQ(rmp.refused(), 0u);
 }
 
+// Attributes can be set before there is a memslot.  The RMP has to know of that, too.
+TEST_F(AttributeHooks, AreCalledWithoutAMemslot) {
+  const SwRmp rmp;
+  TestVm vm(Config());
+  vm.vm().MakePrivate({kGpa, 32_KiB});
+  MemorySlot slot = AddFilledSlot(vm, kGpa, 64_KiB);
+  EXPECT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  EXPECT_EQ(rmp.assigned(), 8u);
+  slot.Delete();
+  vm.vm().MakeShared({kGpa, 16_KiB});
+  EXPECT_EQ(rmp.assigned(), 4u);
+  slot.Add();
+  EXPECT_THAT(vm.guest().Read(slot.page(1)), Returns(guest::PatternWord(kShared, kPageSize / 8)));
+  EXPECT_THAT(vm.guest().TouchRead({slot.range()}), Succeeds());
+  EXPECT_EQ(rmp.refused(), 0u);
+}
+
 // As on SNP, a page that is assigned at one guest physical address is no good at another.
 TEST_F(AttributeHooks, AMappingThatDisagreesIsRefused) {
   const SwRmp rmp;

@@ -278,8 +278,7 @@ TEST_P(ProtectedVm, APartOfAHugePageTurnsPrivate) {
   EXPECT_THAT(vm.guest().Verify({shared}), SeesPattern());
 }
 
-// --- what must spare private memory, and what must not
-// --------------------------------------------
+// --- what zaps private memory, and what must not -------------------------------------------------
 
 TEST_P(ProtectedVm, AHoleTakesItsPagesAndNoOthers) {
   TestVm vm(Config());
@@ -412,8 +411,7 @@ TEST_P(ProtectedVmDevice, PrivateMemorySurvivesAZapOfTheApicsPage) {
   });
 }
 
-// --- the order of Secure-EPT
-// ----------------------------------------------------------------------
+// --- the order of Secure-EPT ---------------------------------------------------------------------
 
 // Whatever happens to a protected VM while it runs, the root stays, and leaves go before tables.
 class ProtectedOrder : public ProtectedTest {
