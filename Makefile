@@ -4,14 +4,14 @@
 # line reach the scripts through the environment.
 
 .DEFAULT_GOAL := help
-.PHONY: help run check modules patch unpatch mutants clean distclean
+.PHONY: help run check matrix modules patch unpatch mutants clean distclean
 .NOTPARALLEL:
 
 help:		## this list
 	@scripts/help
 run:		## build the patched KVM and the suite, compare the quirk on and off in an emulated host
 	@scripts/run
-check:		## everything CI runs, for every base unless BASE= is given; FILTER= for some tests of the suite
+check:		## everything CI runs, for every base; ALL=1: everything there is; FILTER=, ON=: some of the suite
 	@scripts/check
 modules:	## patched kvm.ko, kvm-amd.ko and kvm-intel.ko in build/BASE/
 	@scripts/modules
@@ -19,6 +19,8 @@ patch:		## apply the series to the kernel source tree KSRC: all of it or nothing
 	@scripts/patch-tree apply
 unpatch:	## take the series back from the kernel source tree KSRC
 	@scripts/patch-tree revert
+matrix:		## what the last check found, by kernel, machine, MMU mode and theme
+	@scripts/matrix
 mutants:	## kill matrix: deliberately broken kernels against the suite
 	@scripts/mutants
 clean:		## remove what was built

@@ -161,6 +161,8 @@ choose FLAVOUR cloud
 choose ON svm
 choose MODES "tdp legacy shadow"
 choose FILTER ""
+choose PATCHES all
+choose ALL ""
 choose KDIR ""
 choose KSRC ""
 choose JOBS "$(nproc)"
@@ -170,11 +172,10 @@ check_variables() {
 	mapfile -t known < <(bases)
 	one_of BASE "$BASE" "${known[@]}"
 	one_of FLAVOUR "$FLAVOUR" cloud amd64
-	case $ON in
-	svm) ;;
-	vmx | nested | host) die "ON=$ON: not covered yet; covered: svm" ;;
-	*) one_of ON "$ON" svm ;;
-	esac
+	one_of ON "$ON" svm vmx nested host
+	[[ $ON != nested ]] || own_vendor >/dev/null
+	one_of PATCHES "$PATCHES" all none
+	[[ -z $ALL ]] || one_of ALL "$ALL" 1
 	for mode in $MODES; do
 		one_of MODES "$mode" tdp legacy shadow
 	done
@@ -225,31 +226,89 @@ apply_patch() { # DIR PATCH [-R]
 		"${@:3}" <"$2"
 }
 
-# --- emulated hosts ------------------------------------------------------------------------------
+# --- hosts -------------------------------------------------------------------------------------------
 
-# All that an emulated host needs.
-build_host() {
-	need_packages qemu-system-x86
-	call scripts/modules
+# Whether this machine's processor virtualises, by AMD's way (svm) or Intel's (vmx), and its KVM
+# lets VMs do so too. That /dev/kvm opens proves neither.
+own_vendor() {
+	local vendor module
+	vendor=$(grep -m 1 -owE 'svm|vmx' /proc/cpuinfo) ||
+		die "ON=nested: this machine's processor offers neither svm nor vmx (see /proc/cpuinfo)"
+	module=kvm_intel
+	[[ $vendor == vmx ]] || module=kvm_amd
+	[[ $(cat "/sys/module/$module/parameters/nested" 2>/dev/null) == [Y1] ]] ||
+		die "ON=nested: this machine's KVM does not offer nested virtualisation:" \
+			"/sys/module/$module/parameters/nested is not Y"
+	[[ -r /dev/kvm && -w /dev/kvm ]] || die "ON=nested: no access to /dev/kvm"
+	echo "$vendor"
+}
+
+# What the hosts of ON need besides the modules.
+need_host() {
+	case $ON in
+	svm | nested) need_packages qemu-system-x86 ;;
+	vmx) need_packages bochs bochsbios vgabios isolinux syslinux-common xorriso ;;
+	esac
 	call scripts/suite
-	call scripts/initramfs "build/$BASE/initramfs.cpio.gz" \
+}
+
+# The folder with the modules and the initramfs of BASE: as the series makes them for FLAVOUR or,
+# with PATCHES=none, as the kernel comes.
+host_folder() {
+	local folder=build/$BASE
+	[[ $PATCHES == all ]] || folder+=/unpatched
+	[[ $FLAVOUR == cloud ]] || folder+=/$FLAVOUR
+	echo "$folder"
+}
+
+# All that the hosts of ON need, for BASE.
+build_host() {
+	local folder
+	need_host
+	[[ $ON != host ]] || return 0
+	folder=$(host_folder)
+	OUT=$folder call scripts/modules
+	MODULES=$folder call scripts/initramfs "$folder/initramfs.cpio.gz" \
 		build/selftests/slotzap-tests build/selftests/slotzap
 }
 
-# Runs a job in a host per base and mode, at most two at a time, with the results in
-# OUT-DIR/BASE-ON-MODE.
-run_hosts() { # JOB OUT-DIR [INITRAMFS [BASE...]]
-	local base mode bases=("${@:4}")
-	for base in "${bases[@]:-$BASE}"; do
-		for mode in $MODES; do
-			printf '%s\0' "BASE=$base" scripts/host-svm "$mode" "$1" "$2/$base-$ON-$mode" \
-				"${3:-build/$base/initramfs.cpio.gz}"
-		done
-	done | SLOTZAP_CALLED=1 xargs --null --max-args=6 --max-procs="$((JOBS < 2 ? JOBS : 2))" env
+# The command that runs the suite again, as it ran in a host in this mode.
+again() { # MODE
+	local text="make check BASE=$BASE ON=$ON MODES=$1"
+	[[ $FLAVOUR == cloud ]] || text+=" FLAVOUR=$FLAVOUR"
+	[[ $PATCHES == all ]] || text+=" PATCHES=$PATCHES"
+	[[ ${TCG_THREAD:-single} == single ]] || text="TCG_THREAD=$TCG_THREAD $text"
+	echo "$text"
 }
 
-# The job that runs the suite's tests.
-suite_job() { # FILTER
-	# shellcheck disable=SC2016 # MODE is the host's to expand
-	printf 'export SLOTZAP_RESULTS=/results\nexec slotzap-tests --mode="$MODE" --gtest_filter=%q\n' "$1"
+# Runs a job in a host per mode, with the results in OUT-DIR/BASE-ON-MODE.
+run_modes() { # JOB OUT-DIR [INITRAMFS]
+	local mode
+	for mode in $MODES; do
+		host_line "$1" "$2/$BASE-$ON-$mode" "$mode" "${3:-}"
+	done | run_hosts
+}
+
+# A host for run_hosts.
+host_line() { # JOB OUT-DIR MODE [INITRAMFS]
+	echo "BASE=$BASE FLAVOUR=$FLAVOUR PATCHES=$PATCHES TCG_THREAD=${TCG_THREAD:-single}" \
+		"scripts/host-$ON $3 $1 $2 ${4:-$(host_folder)/initramfs.cpio.gz}"
+}
+
+# Runs the hosts on standard input, at most two at a time; this machine itself only once.
+run_hosts() {
+	local most=$((JOBS < 2 ? JOBS : 2))
+	[[ $ON != host ]] || most=1
+	SLOTZAP_CALLED=1 xargs --no-run-if-empty --max-lines=1 --max-procs="$most" env
+}
+
+# The job that runs the suite's tests. GoogleTest's own variables for sharding reach them.
+suite_job() { # FILTER [ARGUMENT...]
+	local variable
+	for variable in GTEST_TOTAL_SHARDS GTEST_SHARD_INDEX; do
+		[[ -z ${!variable:-} ]] || printf 'export %s=%q\n' "$variable" "${!variable}"
+	done
+	# shellcheck disable=SC2016 # RESULTS and MODE are the host's to expand
+	printf 'export SLOTZAP_RESULTS=$RESULTS\nexec slotzap-tests --mode="$MODE" --gtest_filter=%q %s\n' \
+		"$1" "${*:2}"
 }

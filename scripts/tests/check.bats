@@ -12,15 +12,23 @@ setup() {
 	for script in suite initramfs; do
 		replace "scripts/$script" ''
 	done
-	replace scripts/modules 'echo "$BASE" >>built'
+	replace scripts/matrix 'echo "the matrix"'
+	replace scripts/fetch 'folder=build/$BASE/source/arch/x86/include/uapi/asm
+		mkdir -p "$folder"
+		[[ $BASE == 9.9 ]] || echo KVM_X86_QUIRK_SLOT_ZAP_ALL >"$folder/kvm.h"
+		touch "$folder/kvm.h"'
+	replace scripts/modules 'echo "$BASE $PATCHES $FLAVOUR" >>built'
 	for script in scripts/check-series scripts/style build/selftests/slotzap-unit; do
 		replace "$script" 'echo 1..1; echo "ok 1 - $BASE"'
 	done
 	replace build/selftests/slotzap-tests 'printf "Theme.\n  Test\n"'
-	replace scripts/host-svm 'echo "$BASE $1 $4" >>hosts
-		mkdir -p "$3"
-		printf "1..1\nok 1 Theme.Test\n" >"$3/stdout.log"
-		echo 0 >"$3/status"'
+	for script in svm vmx nested host; do
+		replace "scripts/host-$script" 'echo "$BASE ${0##*host-} $1 $4" >>hosts
+			mkdir -p "$3"
+			printf "1..1\nok 1 Theme.Test\n" >"$3/stdout.log"
+			echo "$TCG_THREAD: $(<"$2")" >"$3/job"
+			echo 0 >"$3/status"'
+	done
 	stand_in bats 'echo 1..1; echo ok 1'
 }
 
@@ -37,36 +45,72 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	check -u BASE
 	[[ $status -eq 0 && $stderr == *"BASE: all of 9.9 9.10 (default)"* ]]
 	[[ $(parts) == "build-9.9 build-9.10 scripts unit series-9.9 series-9.10 style "* ]]
-	[[ $(parts) == *" style $(echo {9.9,9.10}-svm-{tdp,legacy,shadow})" ]]
-	[[ ${lines[1]} == 1..13 && ${lines[-1]} == "13 passed, 0 failed, 0 skipped" ]]
+	[[ $(parts) == *" style $(echo {9.9,9.10}-{svm,vmx}-{tdp,legacy,shadow})" ]]
+	[[ ${lines[1]} == 1..19 && ${lines[-1]} == "19 passed, 0 failed, 0 skipped" ]]
+	[[ $output == *$'\n'"the matrix"$'\n'* ]]
 	[[ $(<build/results/series-9.10.ktap) == *"ok 1 - 9.10"* ]]
-	grep -qx '9.10 tdp build/9.10/initramfs.cpio.gz' hosts
-	grep -qx '9.9 shadow build/9.9/initramfs.cpio.gz' hosts
+	grep -qx '9.10 svm tdp build/9.10/initramfs.cpio.gz' hosts
+	grep -qx '9.9 vmx shadow build/9.9/initramfs.cpio.gz' hosts
+	[[ $(<build/host/check/9.9-svm-tdp/job) == *"--gtest_filter=\\* "* ]]
+	[[ $(<build/host/check/9.9-vmx-tdp/job) != *"--gtest_filter=\\* "* ]]
 }
 
 @test "with BASE, only that one" {
 	check BASE=9.10 MODES="tdp shadow"
 	[[ $status -eq 0 && $stderr == *'BASE="9.10" (given)'* ]]
-	[[ $(parts) == "build-9.10 scripts unit series-9.10 style 9.10-svm-tdp 9.10-svm-shadow" ]]
-	[[ ${lines[1]} == 1..7 && $(<built) == 9.10 ]]
+	[[ $(parts) == "build-9.10 scripts unit series-9.10 style $(echo 9.10-{svm,vmx}-{tdp,shadow})" ]]
+	[[ ${lines[1]} == 1..9 && $(sort -u built) == "9.10 all cloud" ]]
 }
 
 @test "with FILTER, the suite on every base" {
 	check -u BASE FILTER=Theme.Test MODES=tdp
-	[[ $status -eq 0 && ${lines[1]} == 1..2 && $(parts) == "9.9-svm-tdp 9.10-svm-tdp" ]]
+	[[ $status -eq 0 && ${lines[1]} == 1..6 ]]
+	[[ $(parts) == "build-9.9 build-9.10 $(echo {9.9,9.10}-{svm,vmx}-tdp)" ]]
+}
+
+@test "with ON, the whole suite there and nothing else" {
+	check ON=vmx MODES=tdp
+	[[ $status -eq 0 && $(parts) == "build-9.9 9.9-vmx-tdp" ]]
+	[[ $(<build/host/check/9.9-vmx-tdp/job) == *"--gtest_filter=\\* "* ]]
+	rm built
+	check ON=host MODES=tdp
+	[[ $status -eq 0 && $(parts) == "build-9.9 9.9-host-tdp" && ! -e built ]]
+}
+
+@test "with PATCHES=none, the suite on the kernel as it comes" {
+	check PATCHES=none MODES=tdp ON=svm
+	[[ $(parts) == "build-9.9.unpatched 9.9.unpatched-svm-tdp" && $(<built) == "9.9 none cloud" ]]
+	[[ $output == *"# again make check BASE=9.9 ON=svm MODES=tdp PATCHES=none FILTER="* ]]
+	grep -qx '9.9 svm tdp build/9.9/unpatched/initramfs.cpio.gz' hosts
+}
+
+@test "with ALL=1, everything everywhere" {
+	check -u BASE ALL=1 MODES=tdp
+	[[ $(parts) == *" 9.9-svm-tdp 9.9-vmx-tdp 9.9.multi-svm-tdp 9.9.amd64-svm-tdp 9.10-svm-tdp "* ]]
+	[[ $(parts) == *" 9.10.amd64-svm-tdp 9.10.unpatched-svm-tdp" && $(parts) != *9.9.unpatched* ]]
+	[[ $(<build/host/check/9.9-vmx-tdp/job) == *"--gtest_filter=\\* "* ]]
+	[[ $(<build/host/check/9.9.multi-svm-tdp/job) == "multi: "*Race*" --hold-vm" ]]
+	grep -qx '9.10 amd64' <(cut -d ' ' -f 1,3 built)
+	grep -qx '9.10 svm tdp build/9.10/amd64/initramfs.cpio.gz' hosts
+}
+
+@test "shards are GoogleTest's own" {
+	check ON=svm MODES=tdp GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=2
+	[[ $(<build/host/check/9.9-svm-tdp/job) == *"export GTEST_TOTAL_SHARDS=4"*"export GTEST_SHARD_INDEX=2"* ]]
 }
 
 @test "a tree or headers of the user's own are of one base" {
 	mkdir -p kernel/6.1 "$BATS_TEST_TMPDIR/headers/include/config"
 	touch kernel/6.1/series "$BATS_TEST_TMPDIR/headers/include/config/auto.conf"
 	check -u BASE MODES=tdp KDIR="$BATS_TEST_TMPDIR/headers"
-	[[ $stderr == *'BASE="6.1" (default)'* && $(parts) == *" 6.1-svm-tdp" && $(<built) == 6.1 ]]
+	[[ $stderr == *'BASE="6.1" (default)'* && $(parts) == *" 6.1-svm-tdp 6.1-vmx-tdp" ]]
+	[[ $(sort -u built) == "6.1 all cloud" ]]
 }
 
 @test "a base that does not build has no hosts, the other one has" {
 	replace scripts/modules '[[ $BASE == 9.10 ]]'
 	check -u BASE MODES=tdp
-	[[ $status -eq 1 && $(<hosts) == "9.10 tdp build/9.10/initramfs.cpio.gz" ]]
+	[[ $status -eq 1 && $(sort -u hosts | cut -d ' ' -f 1,2,3 | xargs) == "9.10 svm tdp 9.10 vmx tdp" ]]
 	[[ $output == *"not ok "*" - build-9.9"* && $output == *"not ok "*" - 9.9-svm-tdp"* ]]
 	[[ $output == *"again: make modules BASE=9.9"* && $output == *"the host was not built"* ]]
 	[[ $output == *$'\n'"ok "*" - 9.10-svm-tdp"* ]]
@@ -76,5 +120,5 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	stand_in xargs "echo \"\$*\" >>pools; exec $(command -v xargs) \"\$@\""
 	check -u BASE JOBS=8
 	[[ $(grep -c -- --max-procs=2 pools) == 1 && $(grep -c -- --max-procs pools) == 1 ]]
-	[[ $(wc -l <hosts) == 6 ]]
+	[[ $(wc -l <hosts) == 12 ]]
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck disable=SC2016,SC2154 # stand-ins are quoted for later; bats and helpers set variables
+# shellcheck disable=SC2016,SC2154,SC2030,SC2031 # stand-ins are quoted for later; bats and helpers set variables
 
 load helpers
 
@@ -15,14 +15,10 @@ setup() {
 # A QEMU that says on its ports what the test wants: $console, $job and $results are their files.
 fake_qemu() { # SCRIPT
 	stand_in qemu-system-x86_64 '
-		for word; do
-			case $word in
-			*id=console,*) console=${word##*logfile=} heartbeat=${word#*path=} heartbeat=${heartbeat%%,*} ;;
-			*id=job,*) job=${word##*logfile=} ;;
-			*id=results,*) results=${word##*path=} ;;
-			esac
-		done
-		say() { tee -a "$console" >"$heartbeat" <<<"$1"; }
+		printf "%s\n" "$@" >arguments
+		ports=($(sed -n "s/^file://p" arguments))
+		console=${ports[0]} job=${ports[1]} results=${ports[2]}
+		say() { echo "$1" >>"$console"; }
 		'"$1"
 }
 
@@ -52,6 +48,23 @@ host() { scripts/host-svm tdp job out; }
 	fake_qemu 'say "[    1.5] Kernel panic - not syncing: Fatal exception"'
 	refuses "kernel died" "Kernel panic - not syncing: Fatal exception" -- host
 	[[ -s out/error ]]
+}
+
+@test "a host that panics and stays is ended" {
+	fake_qemu 'say "Kernel panic - not syncing: x"; say "---[ end Kernel panic - not syncing: x ]---"
+		echo $$ >pid; exec tail -f /dev/null'
+	export QUIET=60 LIMIT=60
+	refuses "kernel died" "Kernel panic - not syncing: x" -- host
+	run ! kill -0 "$(<pid)"
+}
+
+@test "the processor's threads are as asked for" {
+	fake_qemu 'exit 1'
+	run host
+	grep -qx tcg,thread=single arguments
+	TCG_THREAD=multi run host
+	grep -qx tcg,thread=multi arguments
+	TCG_THREAD=both refuses "TCG_THREAD=both: not known; right values: single multi" -- host
 }
 
 @test "a host that is silent is ended" {

@@ -10,13 +10,14 @@ setup() {
 	lib=build/9.9/image-cloud/lib/modules/9.9.0-2-cloud-amd64/kernel
 	mkdir -p "$lib" build/busybox/bin
 	touch build/busybox/bin/busybox
-	for module in kvm kvm-amd slotzap_test; do
+	for module in kvm kvm-amd kvm-intel slotzap_test; do
 		echo "built $module" >"build/9.9/$module.ko"
 	done
 	echo "stock kvm" >"$lib/kvm.ko"
 	stand_in modinfo 'case $2,$3 in
 		vermagic,*) echo "9.9.0-2-cloud-amd64 SMP" ;;
 		depends,*/kvm-amd.ko) echo kvm,ccp ;;
+		depends,*/kvm-intel.ko) echo kvm ;;
 		depends,*/kvm.ko) echo irqbypass ;;
 		depends,*/slotzap_test.ko) echo kvm ;;
 		esac'
@@ -34,7 +35,7 @@ unpack() {
 	echo "signed irqbypass" >"$lib/irqbypass.ko"
 	echo "signed ccp" >"$lib/ccp.ko"
 	unpack
-	[[ $(xargs <order) == "/modules/irqbypass.ko /modules/kvm.ko /modules/ccp.ko "'/modules/kvm-amd.ko /modules/slotzap_test.ko' ]]
+	[[ $(xargs <order) == "/modules/irqbypass.ko /modules/kvm.ko /modules/ccp.ko "'/modules/kvm-amd.ko /modules/kvm-intel.ko /modules/slotzap_test.ko' ]]
 	[[ $(<kvm.ko) == "stripped kvm" && $(<kvm-amd.ko) == "stripped kvm-amd" ]]
 	[[ $(<irqbypass.ko) == "signed irqbypass" && $(<ccp.ko) == "signed ccp" ]]
 }

@@ -12,11 +12,17 @@ setup() { setup_copy; }
 }
 
 @test "a wrong ON lists the right ones" {
-	refuses "ON=arm: not known" "right values: svm" -- make run ON=arm
+	refuses "ON=arm: not known" "right values: svm vmx nested host" -- make run ON=arm
 }
 
-@test "an ON that is to come says so" {
-	refuses "ON=vmx: not covered yet; covered: svm" -- make check ON=vmx
+@test "a machine of its own for ON=nested has to be there" {
+	stand_in grep '[[ "$*" == *"svm|vmx"* ]] && exit 1; exec /usr/bin/grep "$@"'
+	refuses "ON=nested: this machine's processor offers neither svm nor vmx" -- make check ON=nested
+}
+
+@test "wrong PATCHES and ALL say what they should be" {
+	refuses "PATCHES=some: not known" "right values: all none" -- make check PATCHES=some
+	refuses "ALL=2: not known" "right values: 1" -- make check ALL=2
 }
 
 @test "a wrong MODES lists the right ones" {
@@ -54,8 +60,8 @@ setup() { setup_copy; }
 @test "make lists every target and the defaults" {
 	run --separate-stderr make BASE=9.9
 	[[ $status -eq 0 ]]
-	for word in run check modules patch unpatch mutants clean distclean BASE=9.9 FLAVOUR=cloud \
-		ON=svm 'MODES="tdp legacy shadow"' FILTER= KSRC= KDIR= JOBS=; do
+	for word in run check matrix modules patch unpatch mutants clean distclean BASE=9.9 FLAVOUR=cloud \
+		ON=svm 'MODES="tdp legacy shadow"' FILTER= PATCHES=all ALL= KSRC= KDIR= JOBS=; do
 		[[ $output == *"$word"* ]]
 	done
 }

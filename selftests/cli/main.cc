@@ -8,6 +8,7 @@
 
 #include "base/file_descriptor.h"
 #include "cli/comparison.h"
+#include "cli/matrix.h"
 #include "cli/measure.h"
 #include "cli/order.h"
 #include "cli/probe.h"
@@ -66,6 +67,20 @@ int ShowTable(const std::vector<std::string>& paths) {
   return verdict.result;
 }
 
+// As text on standard output, and as a page.
+int ShowMatrix(const std::vector<std::string>& paths, const std::string& html_path) {
+  std::vector<slotzap::SuiteRun> runs;
+  for (const std::string& path : paths) runs.push_back(slotzap::SuiteRun::Load(path));
+  const slotzap::Matrix matrix(std::move(runs));
+  if (!html_path.empty()) {
+    std::ofstream file(html_path);
+    file << matrix.Html();
+    if (!file.flush()) throw std::runtime_error("can't write " + html_path);
+  }
+  std::cout << matrix.Text();
+  return 0;
+}
+
 int CheckOrder(const slotzap::OrderOptions& options, const std::string& json_path) {
   const slotzap::OrderResult result = slotzap::CheckOrder(options);
   if (!json_path.empty()) WriteJson(json_path, slotzap::ToJson(result));
@@ -96,6 +111,14 @@ int main(int argc, char** argv) {
   table->add_option("file", paths, "JSON files of slotzap compare")
       ->required()
       ->check(CLI::ExistingFile);
+
+  std::string html_path;
+  CLI::App* matrix = app.add_subcommand(
+      "matrix", "show what the suite found, by kernel, machine, MMU mode and theme");
+  matrix->add_option("file", paths, "results of the suite, named KERNEL-MACHINE-MODE.json")
+      ->required()
+      ->check(CLI::ExistingFile);
+  matrix->add_option("--html", html_path, "also write it as a page to this file");
 
   std::string probe_json;
   CLI::App* probe = app.add_subcommand(
@@ -141,6 +164,7 @@ int main(int argc, char** argv) {
     if (compare->parsed()) return Compare(config, mode, json_path);
     if (probe->parsed()) return Probe(probe_json);
     if (order->parsed()) return CheckOrder(order_options, json_path);
+    if (matrix->parsed()) return ShowMatrix(paths, html_path);
     return ShowTable(paths);
   } catch (const std::exception& e) {
     std::cerr << "slotzap: " << e.what() << "\n";

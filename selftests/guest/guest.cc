@@ -66,7 +66,10 @@ Guest::Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3) : vcpu_(std
   regs.rip = guest::kAgentGpa;
   regs.rsp = guest::kStackGpa + (id + 1) * kPageSize;
   regs.rdi = mailbox_gpa;
-  regs.rflags = 2;
+  // Nobody interrupts the guest.  That it could be (IF) is for Bochs: there, the host's own
+  // interrupts don't end a guest that runs without.
+  constexpr uint64_t kInterruptFlag = 1 << 9;
+  regs.rflags = kInterruptFlag | 1 << 1;
   vcpu_->SetRegs(regs);
 
   const Outcome outcome = RunUntilDone();

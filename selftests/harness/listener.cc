@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "harness/main.h"
+#include "harness/precision.h"
 
 namespace slotzap {
 namespace {
@@ -23,6 +24,13 @@ std::string FullName(const testing::TestInfo& test) {
   return std::string(test.test_suite_name()) + "." + test.name();
 }
 
+// "delete" of selftests/tests/delete_test.cc.
+std::string Theme(const testing::TestInfo& test) {
+  std::string_view file = test.file();
+  file.remove_prefix(file.rfind('/') + 1);
+  return std::string(file.substr(0, file.rfind("_test.")));
+}
+
 }  // namespace
 
 void Listener::OnTestProgramStart(const testing::UnitTest& unit_test) {
@@ -32,24 +40,29 @@ void Listener::OnTestProgramStart(const testing::UnitTest& unit_test) {
 
 // Not before, since this is when the order is known.
 void Listener::OnTestIterationStart(const testing::UnitTest& unit_test, int /*iteration*/) {
-  std::vector<std::string> names;
+  std::vector<TestRecord> tests;
   for (int i = 0; i < unit_test.total_test_suite_count(); i++) {
     const testing::TestSuite* suite = unit_test.GetTestSuite(i);
     for (int j = 0; j < suite->total_test_count(); j++)
-      if (suite->GetTestInfo(j)->should_run()) names.push_back(FullName(*suite->GetTestInfo(j)));
+      if (const testing::TestInfo& test = *suite->GetTestInfo(j); test.should_run())
+        tests.push_back({.name = FullName(test), .theme = Theme(test)});
   }
-  if (!names.empty()) session_.Plan(names);
+  if (!tests.empty()) session_.Plan(std::move(tests));
 }
 
 void Listener::OnTestStart(const testing::TestInfo& /*test*/) {
   watchdog_.Restart();
   session_.TestStarted();
   skip_reason_.clear();
+  contract_broken_ = false;
 }
 
 // Printed at once, so that it is there if the test then hangs or crashes.
 void Listener::OnTestPartResult(const testing::TestPartResult& part) {
-  if (part.failed()) session_.Failure(Location(part) + ": failed\n" + part.summary());
+  if (part.failed()) {
+    session_.Failure(Location(part) + ": failed\n" + part.summary());
+    contract_broken_ |= std::string_view(part.summary()).find(kPrecision) == std::string_view::npos;
+  }
   if (part.skipped()) skip_reason_ = part.summary();
 }
 
@@ -62,7 +75,8 @@ void Listener::OnTestEnd(const testing::TestInfo& test) {
   watchdog_.Restart();
   SetHangReporter({});
   const testing::TestResult& result = *test.result();
-  const Outcome outcome = result.Failed()    ? Outcome::kFailed
+  const Outcome outcome = result.Failed()
+                              ? (contract_broken_ ? Outcome::kFailed : Outcome::kImprecise)
                           : result.Skipped() ? Outcome::kSkipped
                                              : Outcome::kPassed;
   session_.TestEnded(outcome, static_cast<double>(result.elapsed_time()) / 1000,

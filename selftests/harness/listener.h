@@ -34,6 +34,7 @@ class Listener : public testing::EmptyTestEventListener {
   Watchdog& watchdog_;
   KernelLog* log_;
   std::string skip_reason_;
+  bool contract_broken_ = false;  // something but precision failed
 };
 
 }  // namespace slotzap

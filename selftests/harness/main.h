@@ -12,6 +12,8 @@ namespace slotzap {
 struct HarnessOptions {
   // The tests need a loaded KVM: its vendor and MMU mode are looked up, and --mode is checked.
   bool needs_kvm = true;
+  // Whether the kernel promises precision (harness/precision.h); by default it does.
+  std::function<bool()> promises_precision{};
   // A splat in the kernel log fails the test that ran.
   bool kernel_log_gate = true;
 };

@@ -49,17 +49,14 @@ const char* ToString(Outcome outcome) {
       return "passed";
     case Outcome::kFailed:
       return "failed";
+    case Outcome::kImprecise:
+      return "imprecise";
     case Outcome::kSkipped:
       return "skipped";
     case Outcome::kNotRun:
       break;
   }
   return "not run";
-}
-
-// Which series a kernel of this release takes: "6.12.117+deb12-cloud-amd64" is of base "6.12".
-std::string BaseOf(const std::string& kernel) {
-  return kernel.substr(0, kernel.find_first_not_of("0123456789", kernel.find('.') + 1));
 }
 
 // KTAP's result lines are one line each.
@@ -84,11 +81,13 @@ void Session::Begin(size_t tests) {
   if (!info_.emulator.empty()) machine += ", emulated by " + info_.emulator;
   PrintDiagnostic(machine);
   PrintDiagnostic("kernel log gate: " + info_.gate);
+  if (!info_.precision_promised)
+    PrintDiagnostic("this kernel does not promise precision: what lacks it is marked TODO");
 }
 
-void Session::Plan(const std::vector<std::string>& tests) {
+void Session::Plan(std::vector<TestRecord> tests) {
   const std::lock_guard lock(mutex_);
-  for (const std::string& test : tests) records_.push_back({.name = test});
+  for (TestRecord& test : tests) records_.push_back(std::move(test));
   WriteResults();
 }
 
@@ -116,12 +115,14 @@ void Session::TestEnded(Outcome outcome, double seconds, std::string_view skip_r
   const std::lock_guard lock(mutex_);
   TestRecord& record = records_[next_ - 1];
   running_ = false;
+  if (outcome == Outcome::kImprecise && info_.precision_promised) outcome = Outcome::kFailed;
   record.outcome = outcome;
   record.seconds = seconds;
   record.message = outcome == Outcome::kSkipped ? OneLine(skip_reason) : failures_;
   if (outcome == Outcome::kFailed) PrintRerun(record);
-  PrintResult(record,
-              outcome == Outcome::kSkipped ? "SKIP " + record.message : SecondsText(seconds));
+  PrintResult(record, outcome == Outcome::kSkipped     ? "SKIP " + record.message
+                      : outcome == Outcome::kImprecise ? "TODO precision, not promised here"
+                                                       : SecondsText(seconds));
   WriteResults();
 }
 
@@ -169,7 +170,9 @@ void Session::FinishLocked() {
   if (counts.not_run > 0)
     PrintDiagnostic("not run, and counted as failed: " + std::to_string(counts.not_run));
   PrintDiagnostic("passed " + std::to_string(counts.passed) + ", failed " +
-                  std::to_string(counts.failed) + ", skipped " + std::to_string(counts.skipped));
+                  std::to_string(counts.failed) +
+                  (counts.imprecise > 0 ? ", imprecise " + std::to_string(counts.imprecise) : "") +
+                  ", skipped " + std::to_string(counts.skipped));
   WriteResults(true);
 }
 
@@ -182,7 +185,7 @@ int Session::ExitStatus() const {
   const std::lock_guard lock(mutex_);
   const Counts counts = Count();
   if (counts.failed > 0 || write_failed_) return kExitFailed;
-  return counts.passed == 0 ? kExitSkipped : kExitPassed;
+  return counts.passed + counts.imprecise == 0 ? kExitSkipped : kExitPassed;
 }
 
 Session::Counts Session::Count() const {
@@ -191,6 +194,7 @@ Session::Counts Session::Count() const {
     if (record.outcome == Outcome::kPassed) counts.passed++;
     if (record.outcome == Outcome::kSkipped) counts.skipped++;
     if (record.outcome == Outcome::kFailed) counts.failed++;
+    if (record.outcome == Outcome::kImprecise) counts.imprecise++;
     if (record.outcome == Outcome::kNotRun) counts.not_run++;
   }
   counts.failed += counts.not_run;
@@ -198,15 +202,13 @@ Session::Counts Session::Count() const {
 }
 
 void Session::PrintRerun(const TestRecord& record) const {
-  PrintDiagnostic(
-      "run just this: make check " +
-      (info_.mode.empty() ? "" : "BASE=" + BaseOf(info_.kernel) + " MODES=" + info_.mode + " ") +
-      "FILTER=" + record.name);
+  PrintDiagnostic("run just this: " + info_.again + " FILTER=" + record.name);
 }
 
 void Session::PrintResult(const TestRecord& record, const std::string& remark) {
-  Print((record.outcome == Outcome::kFailed ? "not ok " : "ok ") + std::to_string(++printed_) +
-        " " + record.name + (remark.empty() ? "" : " # " + remark) + "\n");
+  const bool ok = record.outcome == Outcome::kPassed || record.outcome == Outcome::kSkipped;
+  Print((ok ? "ok " : "not ok ") + std::to_string(++printed_) + " " + record.name +
+        (remark.empty() ? "" : " # " + remark) + "\n");
   failures_.clear();
   SetFatalSignalLine("not ok " + std::to_string(printed_ + 1) + " after " + record.name);
 }
@@ -220,14 +222,22 @@ void Session::WriteResults(bool finished) {
     const TestRecord& record = records_[i];
     const bool is_next = i == next_ && !finished;
     tests.push_back({{"name", record.name},
+                     {"theme", record.theme},
                      {"outcome", ToString(is_next ? Outcome::kFailed : record.outcome)},
                      {"seconds", record.seconds},
                      {"message", is_next ? "the process ended here" : record.message}});
   }
-  const nlohmann::ordered_json results = {
-      {"kernel", info_.kernel},     {"vendor", info_.vendor},        {"mode", info_.mode},
-      {"emulator", info_.emulator}, {"kernel_log_gate", info_.gate}, {"passed", counts.passed},
-      {"failed", counts.failed},    {"skipped", counts.skipped},     {"tests", std::move(tests)}};
+  const nlohmann::ordered_json results = {{"kernel", info_.kernel},
+                                          {"vendor", info_.vendor},
+                                          {"mode", info_.mode},
+                                          {"emulator", info_.emulator},
+                                          {"kernel_log_gate", info_.gate},
+                                          {"precision_promised", info_.precision_promised},
+                                          {"passed", counts.passed},
+                                          {"failed", counts.failed},
+                                          {"imprecise", counts.imprecise},
+                                          {"skipped", counts.skipped},
+                                          {"tests", std::move(tests)}};
   const std::string path = results_directory_ + "/results.json";
   std::ofstream out(path + ".new", std::ios::trunc);
   // Kernel logs need not be valid UTF-8.

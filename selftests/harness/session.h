@@ -19,12 +19,22 @@ struct RunInfo {
   std::string mode;      // "tdp", "legacy" or "shadow"
   std::string emulator;  // what emulates the processor, see CpuEmulator()
   std::string gate;      // the kernel-log gate: "ON" or "OFF (why)"
+  std::string again;     // the command that runs the tests again, FILTER= apart
+  // Whether the kernel promises precision (harness/precision.h), so that lacking it is a failure.
+  bool precision_promised = true;
 };
 
-enum class Outcome { kPassed, kFailed, kSkipped, kNotRun };
+enum class Outcome {
+  kPassed,
+  kFailed,
+  kImprecise,  // kept the contract, but not the promise of precision
+  kSkipped,
+  kNotRun
+};
 
 struct TestRecord {
   std::string name;
+  std::string theme{};  // what the test is about: its file's name, as "delete" of delete_test.cc
   Outcome outcome = Outcome::kNotRun;
   double seconds = 0;
   std::string message{};  // failures, or why it was skipped
@@ -33,10 +43,12 @@ struct TestRecord {
 // Thread-safe.  results.json has this shape; it is complete, and replaced as a whole, after each
 // test, with the tests that did not run so far as "not run" and the running one as "failed":
 //   {"kernel": "6.1.0", "vendor": "svm", "mode": "tdp", "emulator": "tcg",
-//    "kernel_log_gate": "ON", "passed": 1, "failed": 0, "skipped": 0,
-//    "tests": [{"name": "A.B", "outcome": "passed"|"failed"|"skipped"|"not run",
-//               "seconds": 0.1, "message": ""}]}
-// Tests that did not run count as failed.
+//    "kernel_log_gate": "ON", "precision_promised": true,
+//    "passed": 1, "failed": 0, "imprecise": 0, "skipped": 0,
+//    "tests": [{"name": "A.B", "theme": "a", "seconds": 0.1, "message": "",
+//               "outcome": "passed"|"failed"|"imprecise"|"skipped"|"not run"}]}
+// Tests that did not run count as failed.  "imprecise" is only what a kernel doesn't promise: in
+// KTAP "not ok ... # TODO".  Where it does, such a test has failed.
 class Session {
  public:
   // results_directory: existing, or empty for none.
@@ -44,8 +56,8 @@ class Session {
 
   // Prints the head: this many tests are going to run.
   void Begin(size_t tests);
-  // The next tests to run, in their order.
-  void Plan(const std::vector<std::string>& tests);
+  // The next tests to run, in their order: names and themes.
+  void Plan(std::vector<TestRecord> tests);
   void Diagnostic(std::string_view text);
   void TestStarted();                   // the next one of the plan
   void Failure(std::string_view text);  // of the running test, or of what runs between tests
@@ -63,7 +75,7 @@ class Session {
 
  private:
   struct Counts {
-    size_t passed = 0, failed = 0, skipped = 0, not_run = 0;
+    size_t passed = 0, failed = 0, imprecise = 0, skipped = 0, not_run = 0;
   };
 
   Counts Count() const;

@@ -76,9 +76,10 @@ TEST_P(AddressSpace, DeletingTheNormalSlotLeavesSmmsAlone) {
   EXPECT_THAT(outcome, Succeeds());
   EXPECT_EQ(outcome.value, SumOf(kSmmSeed, vm.smm_slot().range()));
   if (slot_zap_all())
-    EXPECT_GT(vm.FixedFaults(), faults);
+    EXPECT_GT(vm.FixedFaults(), faults) << kPrecision;
   else
-    EXPECT_EQ(vm.FixedFaults(), faults) << "the slot of the other address space was zapped";
+    EXPECT_EQ(vm.FixedFaults(), faults)
+        << kPrecision << "the slot of the other address space was zapped";
   EXPECT_THAT(vm.TouchNormal(), FindsNothingIn(vm.slot().range()));
 }
 
@@ -89,9 +90,10 @@ TEST_P(AddressSpace, DeletingSmmsSlotLeavesTheNormalOneAlone) {
   const uint64_t faults = vm.FixedFaults();
   EXPECT_THAT(vm.TouchNormal(), Succeeds());
   if (slot_zap_all())
-    EXPECT_GT(vm.FixedFaults(), faults);
+    EXPECT_GT(vm.FixedFaults(), faults) << kPrecision;
   else
-    EXPECT_EQ(vm.FixedFaults(), faults) << "the slot of the other address space was zapped";
+    EXPECT_EQ(vm.FixedFaults(), faults)
+        << kPrecision << "the slot of the other address space was zapped";
   const Outcome outcome = vm.TouchSmm();
   EXPECT_TRUE(outcome.done) << outcome.exit_text;
   // Two reads of 4 bytes a page.
@@ -143,10 +145,11 @@ TEST_P(AddressSpace, GuestPageTablesOfTheOtherSpaceStay) {
   EXPECT_THAT(vm.guest().TouchWrite({data.range()}), Succeeds());
   if (slot_zap_all()) {
     EXPECT_THAT(report, ZappedEverything());
-    EXPECT_GT(vm.FixedFaults(), faults);
+    EXPECT_GT(vm.FixedFaults(), faults) << kPrecision;
   } else {
     EXPECT_THAT(report, ZappedOnly({{smm_slot.range()}}, CurrentMmuMode(), Smm::kAddressSpace));
-    EXPECT_EQ(vm.FixedFaults(), faults) << "what is mapped through the tables was zapped";
+    EXPECT_EQ(vm.FixedFaults(), faults)
+        << kPrecision << "what is mapped through the tables was zapped";
   }
 }
 

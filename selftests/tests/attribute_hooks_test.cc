@@ -255,7 +255,7 @@ TEST_F(AttributeHooks, AFailureChangesNothing) {
     EXPECT_EQ(rmp.assigned(), assigned);
     EXPECT_EQ(rmp.unmapped(), unmapped);
     EXPECT_THAT(vm.guest().Verify({low, secret, high}), SeesPattern());
-    EXPECT_EQ(vm.FixedFaults(), faults) << "something was zapped";
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "something was zapped";
   }
 
   EXPECT_THAT(vm.vm().TryMakePrivate(range), IsOk());
@@ -297,7 +297,7 @@ TEST_P(AttributeHooksWindow, AFaultInTheWindowIsRetried) {
     AsyncCommand reader(vm.guest(), [&](Guest& guest) { return guest.Read(gpa); });
     reader.WaitForExits(50);
     EXPECT_FALSE(reader.ended()) << "the vCPU got past the window";
-    EXPECT_EQ(vm.FixedFaults(), faults) << "something was mapped in the window";
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "something was mapped in the window";
     EXPECT_EQ(rmp.held(), 1u);
     rmp.ReleaseWindow();
     converter.join();
@@ -364,7 +364,7 @@ TEST_F(AttributeHooks, TenThousandConversionsLeakNothing) {
       ASSERT_EQ(rmp.assigned(), slot.range().pages());
     }
     EXPECT_THAT(vm.guest().Verify({secret}), SeesPattern());
-    EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()), leaves);
+    EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()), leaves) << kPrecision;
   }
   EXPECT_EQ(rmp.pages(), 0u);
   EXPECT_EQ(rmp.assigned(), 0u);

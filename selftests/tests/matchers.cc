@@ -6,6 +6,8 @@
 #include <set>
 #include <tuple>
 
+#include "harness/precision.h"
+
 namespace slotzap {
 namespace {
 
@@ -219,7 +221,7 @@ Matcher<const Outcome&> FindsNothingIn(GpaRange range) {
 Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mode,
                                      int address_space) {
   std::ostringstream os;
-  os << "zapped exactly the leaves in";
+  os << kPrecision << "zapped exactly the leaves in";
   for (const LeafRange& r : expected) os << " " << r.range;
   if (expected.empty()) os << " nothing";
   return Explaining<ZapReport>(
@@ -229,36 +231,39 @@ Matcher<const ZapReport&> ZappedOnly(std::vector<LeafRange> expected, MmuMode mo
 }
 
 Matcher<const ZapReport&> ZappedEverything() {
-  return Explaining<ZapReport>("zapped everything", [](const ZapReport& report) {
-    std::ostringstream os;
-    if (report.after.total() != 0)
-      os << "where leaf SPTEs are left: " << report.after;
-    else if (report.before.total() == 0)
-      os << "where there was nothing to zap";
-    else if (report.untraced.empty() && report.zap_all == 0)
-      os << "where the roots were not invalidated";
-    return os.str();
-  });
+  return Explaining<ZapReport>(kPrecision + std::string("zapped everything"),
+                               [](const ZapReport& report) {
+                                 std::ostringstream os;
+                                 if (report.after.total() != 0)
+                                   os << "where leaf SPTEs are left: " << report.after;
+                                 else if (report.before.total() == 0)
+                                   os << "where there was nothing to zap";
+                                 else if (report.untraced.empty() && report.zap_all == 0)
+                                   os << "where the roots were not invalidated";
+                                 return os.str();
+                               });
 }
 
 Matcher<const ZapReport&> TracedLeavesAre(const std::vector<LeafRange>& expected) {
   return Explaining<ZapReport>(
-      "zapped these leaves, by the tracepoint", [keys = Keys(expected)](const ZapReport& report) {
+      kPrecision + std::string("zapped these leaves, by the tracepoint"),
+      [keys = Keys(expected)](const ZapReport& report) {
         return report.untraced.empty() ? ExplainTracedLeaves(report, keys, 0) : std::string();
       });
 }
 
 Matcher<const SptOrderReport&> KeptSecureEptOrder() {
-  return Explaining<SptOrderReport>("kept Secure-EPT's order", [](const SptOrderReport& report) {
-    const std::string problem = OrderProblem(report);
-    return problem.empty() ? problem : "where " + problem;
-  });
+  return Explaining<SptOrderReport>(kPrecision + std::string("kept Secure-EPT's order"),
+                                    [](const SptOrderReport& report) {
+                                      const std::string problem = OrderProblem(report);
+                                      return problem.empty() ? problem : "where " + problem;
+                                    });
 }
 
 Matcher<const SptOrderReport&> RemovedLeavesOnlyIn(std::vector<GpaRange> ranges,
                                                    int address_space) {
   std::ostringstream os;
-  os << "removed the leaves of address space " << address_space << " in";
+  os << kPrecision << "removed the leaves of address space " << address_space << " in";
   for (const GpaRange& range : ranges) os << " " << range;
   os << (ranges.empty() ? " nothing" : " and nothing else");
   return Explaining<SptOrderReport>(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // GoogleMock matchers over what a guest saw and what KVM zapped.  Each is shown with a use, and
-// with what it prints when it fails.
+// with what it prints when it fails.  Those of what the guest saw, and of ioctls, are about the
+// contract, those of what was zapped about precision (harness/precision.h).
 #pragma once
 
 #include <gmock/gmock.h>

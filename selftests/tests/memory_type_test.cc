@@ -30,7 +30,7 @@ class MemoryType : public DeviceTest {
     if (DmaMatters()) {
       EXPECT_GE(refaults, AtLeast(slot)) << when;
     } else if (CurrentMmuMode() != MmuMode::kShadow || !TypesIgnoreCacheDisable()) {
-      EXPECT_EQ(refaults, 0u) << when;
+      EXPECT_EQ(refaults, 0u) << kPrecision << when;
     }
     // Else it is zapped for nothing, as KVM_X86_QUIRK_IGNORE_GUEST_PAT isn't supported there, which
     // the check takes for enabled.
@@ -54,13 +54,13 @@ TEST_P(MemoryType, TogglingCacheDisableZapsWithNoncoherentDma) {
     TestDevice device(vm.vm());
     device.SetNoncoherentDma(true);
     ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
-    ASSERT_EQ(Refaults(vm, slot), 0u);
+    ASSERT_EQ(Refaults(vm, slot), 0u) << kPrecision;
     ASSERT_THAT(vm.guest().SetCacheDisable(true), Succeeds());
     EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived CR0.CD being set";
     ASSERT_THAT(vm.guest().SetCacheDisable(false), Succeeds());
     EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived CR0.CD being cleared";
     ASSERT_THAT(vm.guest().SetCacheDisable(false), Succeeds());
-    EXPECT_EQ(Refaults(vm, slot), 0u) << "CR0.CD did not change";
+    EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "CR0.CD did not change";
   }
 }
 
@@ -80,7 +80,7 @@ TEST_P(MemoryType, UserspaceTogglingCacheDisableZapsWithNoncoherentDma) {
     EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived a change of CR0.CD";
   }
   vm.guest().vcpu().SetSregs(sregs);
-  EXPECT_EQ(Refaults(vm, slot), 0u) << "CR0.CD did not change";
+  EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "CR0.CD did not change";
 }
 
 TEST_P(MemoryType, TogglingCacheDisableKeepsSptesWithoutNoncoherentDma) {
@@ -89,7 +89,7 @@ TEST_P(MemoryType, TogglingCacheDisableKeepsSptesWithoutNoncoherentDma) {
   ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
   for (const bool on : {true, false}) {
     ASSERT_THAT(vm.guest().SetCacheDisable(on), Succeeds());
-    EXPECT_EQ(Refaults(vm, slot), 0u);
+    EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision;
   }
 }
 
@@ -102,9 +102,9 @@ TEST_P(MemoryType, GainingAndLosingNoncoherentDmaZaps) {
   first.SetNoncoherentDma(true);
   ExpectZappedIfItMatters(vm, slot, "gained non-coherent DMA");
   second.SetNoncoherentDma(true);
-  EXPECT_EQ(Refaults(vm, slot), 0u) << "a second source changes nothing";
+  EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "a second source changes nothing";
   second.SetNoncoherentDma(false);
-  EXPECT_EQ(Refaults(vm, slot), 0u) << "the first source is still there";
+  EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "the first source is still there";
   first.SetNoncoherentDma(false);
   ExpectZappedIfItMatters(vm, slot, "lost non-coherent DMA");
 }
@@ -120,9 +120,9 @@ TEST_P(MemoryType, ZappingARangeZapsOnlyThat) {
   const KvmStatus zapped = device.TryZapSharedGfnRange(start, start + 8);
   if (zapped.error() == EOPNOTSUPP) GTEST_SKIP() << "this KVM has no kvm_zap_shared_gfn_range()";
   ASSERT_THAT(zapped, IsOk());
-  EXPECT_EQ((before - PresentLeaves(vm.vm().stats().Read())).total(), 8);
+  EXPECT_EQ((before - PresentLeaves(vm.vm().stats().Read())).total(), 8) << kPrecision;
   EXPECT_GE(Refaults(vm, slot), 1u);
-  EXPECT_EQ(Refaults(vm, slot), 0u);
+  EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision;
 }
 
 SLOTZAP_INSTANTIATE(MemoryType);

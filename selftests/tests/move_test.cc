@@ -113,7 +113,8 @@ TEST_P(SlotMove, OntoAnotherSlotFailsAndChangesNothing) {
   EXPECT_THAT(slot.TryMoveTo(kTo + 128_KiB), FailsWith(EEXIST));
   EXPECT_THAT(watch.Stop(), ZappedOnly({}, CurrentMmuMode()));
   EXPECT_THAT(vm.guest().Verify(both), SeesPattern());
-  EXPECT_EQ(vm.FixedFaults(), faults) << "a move that failed made the guest fault again";
+  EXPECT_EQ(vm.FixedFaults(), faults)
+      << kPrecision << "a move that failed made the guest fault again";
 }
 
 TEST_P(SlotMove, OntoWhereAnotherSlotWas) {

@@ -54,11 +54,12 @@ class Precision : public SlotTest {
     if (slot_zap_all()) {
       EXPECT_THAT(report, ZappedEverything());
       // A fault may map neighbours, too (pte prefetch), but never all.
-      EXPECT_GE(refaults, bystanders.pages() / 8) << "not everything was faulted in again";
+      EXPECT_GE(refaults, bystanders.pages() / 8)
+          << kPrecision << "not everything was faulted in again";
     } else {
       EXPECT_THAT(report, ZappedOnly(expected, CurrentMmuMode()));
-      EXPECT_EQ(refaults, 0u) << "other slots were faulted in again";
-      EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()), before - report.dropped());
+      EXPECT_EQ(refaults, 0u) << kPrecision << "other slots were faulted in again";
+      EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()), before - report.dropped()) << kPrecision;
     }
   }
 };
@@ -132,10 +133,10 @@ TEST_P(Precision, MoveByOnePageOverItself) {
   ASSERT_THAT(vm.guest().TouchWrite({bystander.range()}), Succeeds());
   if (slot_zap_all()) {
     EXPECT_THAT(report, ZappedEverything());
-    EXPECT_GT(vm.FixedFaults(), faults);
+    EXPECT_GT(vm.FixedFaults(), faults) << kPrecision;
   } else {
     EXPECT_THAT(report, ZappedOnly({{old}}, CurrentMmuMode()));
-    EXPECT_EQ(vm.FixedFaults(), faults);
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision;
   }
 }
 
@@ -176,11 +177,11 @@ TEST_P(Precision, ManySlotsOneByOne) {
     slot.Delete();
     const ZapReport report = watch.Stop();
     if (slot_zap_all()) {
-      EXPECT_EQ(report.after.total(), 0);
+      EXPECT_EQ(report.after.total(), 0) << kPrecision;
     } else {
       ASSERT_THAT(report, ZappedOnly({{slot.range()}}, CurrentMmuMode()));
       expected -= static_cast<int64_t>(slot.range().pages());
-      ASSERT_EQ(report.after.total(), expected);
+      ASSERT_EQ(report.after.total(), expected) << kPrecision;
     }
   }
 }
@@ -213,14 +214,15 @@ TEST_P(Precision, GuestPageTablesInTheSlot) {
     const uint64_t refaults = vm.FixedFaults() - faults;
     if (slot_zap_all()) {
       EXPECT_THAT(report, ZappedEverything());
-      EXPECT_GT(refaults, 0u);
+      EXPECT_GT(refaults, 0u) << kPrecision;
       continue;
     }
-    EXPECT_EQ(refaults, 0u) << "data reached through page tables outside of the slot was lost";
-    EXPECT_EQ(report.zap_all, 0u);
+    EXPECT_EQ(refaults, 0u) << kPrecision
+                            << "data reached through page tables outside of the slot was lost";
+    EXPECT_EQ(report.zap_all, 0u) << kPrecision;
     EXPECT_GE(report.flush_requests, 1u);
     if (CurrentMmuMode() != MmuMode::kShadow) {
-      EXPECT_EQ(report.shadow_zapped, 0u);
+      EXPECT_EQ(report.shadow_zapped, 0u) << kPrecision;
       continue;
     }
     EXPECT_GE(report.shadow_zapped, tables.used().pages());
@@ -234,7 +236,7 @@ TEST_P(Precision, GuestPageTablesInTheSlot) {
     std::set<Gfn> expected;
     for (Gfn gfn = tables.used().first_gfn(); gfn < tables.used().end_gfn(); gfn++)
       expected.insert(gfn);
-    EXPECT_EQ(zapped, expected) << "one shadow page per guest page table in the slot";
+    EXPECT_EQ(zapped, expected) << kPrecision << "one shadow page per guest page table in the slot";
   }
 }
 
@@ -319,7 +321,8 @@ TEST_P(Precision, LargeSlotYields) {
   for (const Gpa gpa : {touched.start, touched.end() - kPageSize, touched.end()})
     EXPECT_THAT(vm.guest().Read(gpa), IsMmioReadAt(gpa));
   if (!slot_zap_all()) {
-    EXPECT_EQ(report.dropped().total(), static_cast<int64_t>(touched.pages())) << report;
+    EXPECT_EQ(report.dropped().total(), static_cast<int64_t>(touched.pages()))
+        << kPrecision << report;
     EXPECT_GE(report.flush_requests, 1u);
     EXPECT_THAT(report, TracedLeavesAre(CurrentMmuMode() == MmuMode::kTdp
                                             ? std::vector<LeafRange>{{touched}}

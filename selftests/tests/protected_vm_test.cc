@@ -114,7 +114,7 @@ TEST_P(ProtectedVm, OnlyTheLeavesOfADeletedSlotGo) {
   EXPECT_THAT(report, ZappedOnly({{victim.range()}}, CurrentMmuMode()));
   const uint64_t faults = vm.FixedFaults();
   EXPECT_THAT(touch_others(), Succeeds());
-  EXPECT_EQ(vm.FixedFaults(), faults) << "other slots were faulted in again";
+  EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "other slots were faulted in again";
 }
 
 TEST_P(ProtectedVm, TheQuirkIsNeverInEffect) {
@@ -239,9 +239,9 @@ TEST_P(ProtectedConversion, NothingOutsideIsZapped) {
     else
       vm.vm().MakeShared(part);
     EXPECT_THAT(touch_others(vm.guest()), Succeeds());
-    EXPECT_EQ(vm.FixedFaults(), faults);
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision;
     EXPECT_THAT(vm.guest().TouchWrite({part}), Succeeds());
-    EXPECT_EQ(vm.FixedFaults() - faults, part.pages());
+    EXPECT_EQ(vm.FixedFaults() - faults, part.pages()) << kPrecision;
   }
 }
 
@@ -266,12 +266,13 @@ TEST_P(ProtectedVm, APartOfAHugePageTurnsPrivate) {
 
   const GpaRange page = {slot.page(100), kPageSize};
   vm.vm().MakePrivate(page);
-  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 1) << "the other huge page stays";
+  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 1)
+      << kPrecision << "the other huge page stays";
   ASSERT_THAT(vm.guest().Write(page.start, 7), Succeeds());
   EXPECT_THAT(vm.guest().Verify({PartOf(shared, {kGpa, 100 * kPageSize}),
                                  PartOf(shared, {page.end(), slot.range().end() - page.end()})}),
               SeesPattern());
-  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 1);
+  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 1) << kPrecision;
   EXPECT_THAT(vm.guest().Read(page.start), Returns(7));
 
   vm.vm().MakeShared(page);
@@ -297,7 +298,8 @@ TEST_P(ProtectedVm, AHoleTakesItsPagesAndNoOthers) {
   EXPECT_THAT(vm.guest().Verify({low}), SeesPattern());
   EXPECT_THAT(vm.guest().Verify({PartOf(pattern, {hole.end(), private_part.end() - hole.end()})}),
               SeesPattern());
-  EXPECT_EQ(vm.FixedFaults(), faults) << "something outside of the hole was faulted in again";
+  EXPECT_EQ(vm.FixedFaults(), faults)
+      << kPrecision << "something outside of the hole was faulted in again";
   EXPECT_EQ(CountZeroPages(vm.guest(), {private_part.start, hole.end() - private_part.start}),
             128u);
 }
@@ -317,10 +319,10 @@ TEST_P(ProtectedVm, TheHostsUnmapSparesPrivateMappings) {
   const uint64_t faults = vm.FixedFaults();
   ASSERT_EQ(madvise(slot.memory().data(), 4_MiB, MADV_DONTNEED), 0);
   EXPECT_THAT(vm.guest().Verify({pattern}), SeesPattern());
-  EXPECT_EQ(vm.FixedFaults(), faults) << "private memory was faulted in again";
+  EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "private memory was faulted in again";
   EXPECT_THAT(vm.guest().TouchRead({low, high}), Succeeds());
   EXPECT_EQ(vm.FixedFaults() - faults, low.pages() + high.pages())
-      << "what is shared has to be faulted in again";
+      << kPrecision << "what is shared has to be faulted in again";
 }
 
 // Memory types and the APIC's page: KVM zaps for both, by gfn.
@@ -368,10 +370,10 @@ class ProtectedVmDevice : public DeviceTest {
     // So that the agent's own pages are there again.
     ASSERT_THAT(vm.guest().Verify({PartOf(first, {near_apic.start, kPageSize})}), SeesPattern());
     const uint64_t agent_faults = vm.FixedFaults() - faults;
-    EXPECT_LE(agent_faults, 16u) << "private pages were faulted in again";
+    EXPECT_LE(agent_faults, 16u) << kPrecision << "private pages were faulted in again";
     EXPECT_THAT(vm.guest().Verify({first, second}), SeesPattern());
     EXPECT_EQ(vm.FixedFaults() - faults - agent_faults, dropped)
-        << "not exactly the shared pages were faulted in again";
+        << kPrecision << "not exactly the shared pages were faulted in again";
   }
 };
 
@@ -441,7 +443,7 @@ class ProtectedOrder : public ProtectedTest {
     const SptOrderReport report = watch_->End();
     EXPECT_THAT(report, KeptSecureEptOrder());
     EXPECT_THAT(report, RemovedLeavesOnlyIn(ranges));
-    EXPECT_TRUE(report.tables.empty()) << report;
+    EXPECT_TRUE(report.tables.empty()) << kPrecision << report;
     // What is private elsewhere is what it was.
     EXPECT_THAT(vm_->guest().Verify({{.range = {2_GiB, kHalf.size}, .seed = kPrivate}}),
                 SeesPattern());
@@ -487,7 +489,8 @@ TEST_P(ProtectedOrder, NxHugePagesAreToggled) {
   EXPECT_GE(report.leaves.size(), 2 * (2_MiB - kHalf.size) / kPageSize) << report;
   const uint64_t faults = vm_->FixedFaults();
   EXPECT_THAT(vm_->guest().Verify({{.range = kHalf, .seed = kPrivate}}), SeesPattern());
-  EXPECT_LE(vm_->FixedFaults() - faults, 16u) << "private memory was faulted in again";
+  EXPECT_LE(vm_->FixedFaults() - faults, 16u)
+      << kPrecision << "private memory was faulted in again";
 }
 
 // The quirk makes no difference, so once is enough: it takes a while.
@@ -511,7 +514,7 @@ TEST_P(ProtectedMmioGeneration, WrapZapsMmioSptesOnly) {
   EXPECT_THAT(report, KeptSecureEptOrder());
   EXPECT_THAT(report, RemovedLeavesOnlyIn({}));
   EXPECT_GE(report.changes, 1u) << "no MMIO SPTE went, i.e. the generation didn't wrap";
-  EXPECT_EQ(PresentLeaves(vm_->vm().stats().Read()), before);
+  EXPECT_EQ(PresentLeaves(vm_->vm().stats().Read()), before) << kPrecision;
   EXPECT_THAT(vm_->guest().Read(mmio), IsMmioReadAt(mmio));
   EXPECT_THAT(vm_->guest().Verify({{.range = kHalf, .seed = kPrivate}}), SeesPattern());
 }

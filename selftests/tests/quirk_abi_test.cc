@@ -30,7 +30,7 @@ class ProbeVm : public TestVm {
     EXPECT_THAT(guest().TouchWrite({bystander_.range()}), Succeeds());
     const bool refaulted = FixedFaults() != faults;
     EXPECT_EQ(refaulted, dropped.total() > static_cast<int64_t>(victim_.range().pages()))
-        << "statistics and refaults disagree: " << dropped;
+        << kPrecision << "statistics and refaults disagree: " << dropped;
     victim_.Add();
     return refaulted;
   }
@@ -178,7 +178,7 @@ TEST_F(QuirkAbiWithQuirk, IsPerVm) {
   ProbeVm leaf_only;
   leaf_only.vm().quirks().Disable(kQuirkSlotZapAll);
   for (int round = 0; round < 3; round++) {
-    EXPECT_TRUE(zaps_all.DeleteZapsAll()) << "round " << round;
+    EXPECT_TRUE(zaps_all.DeleteZapsAll()) << kPrecision << "round " << round;
     EXPECT_FALSE(leaf_only.DeleteZapsAll()) << "round " << round;
   }
 }
@@ -197,7 +197,7 @@ TEST_F(QuirkAbiWithQuirk, AnotherVmKeepsItsMappingsEitherWay) {
     const uint64_t faults = other.FixedFaults();
     slot.Delete();
     EXPECT_THAT(other.guest().TouchWrite({same.range()}), Succeeds());
-    EXPECT_EQ(other.FixedFaults(), faults);
+    EXPECT_EQ(other.FixedFaults(), faults) << kPrecision;
   }
 }
 

@@ -47,7 +47,7 @@ TEST_P(SlotFlag, TheFlaggedSlotIsZappedLeafOnly) {
               ZappedOnly({{range}}, CurrentMmuMode()));
   const uint64_t faults = vm.FixedFaults();
   EXPECT_THAT(vm.guest().TouchRead({bystander.range()}), Succeeds());
-  EXPECT_EQ(vm.FixedFaults(), faults);
+  EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision;
   EXPECT_THAT(vm.guest().Read(kFlagged), IsMmioReadAt(kFlagged));
 }
 
@@ -81,7 +81,8 @@ TEST_P(SlotFlag, IsSetAndClearedOnAnExistingSlot) {
   ASSERT_THAT(vm.guest().TouchWrite({slot.range(), bystander.range()}), Succeeds());
   const Leaves before = PresentLeaves(vm.vm().stats().Read());
   EXPECT_THAT(slot.TrySetFlags(kMemZapLeafsOnly), IsOk());
-  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()), before) << "setting the flag zaps nothing";
+  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()), before)
+      << kPrecision << "setting the flag zaps nothing";
   EXPECT_THAT(Watch(vm, {&slot, &bystander}, [&] { slot.Delete(); }),
               ZappedOnly({{range}}, CurrentMmuMode()));
 

@@ -11,6 +11,7 @@
 
 #include "base/range.h"
 #include "guest/guest_vm.h"
+#include "harness/precision.h"
 #include "host/kvm_module.h"
 #include "oracle/zap_watch.h"
 #include "tests/matchers.h"

@@ -50,13 +50,13 @@ class SptOrder : public SlotTest {
     ASSERT_EQ(report.host_unmaps, 0u) << "the host unmapped guest memory meanwhile";
     if (slot_zap_all()) {
       EXPECT_THAT(report, Not(KeptSecureEptOrder()));
-      EXPECT_NE(report.root_replaced, "");
-      EXPECT_FALSE(report.violations.empty()) << report;
-      EXPECT_TRUE(report.present.empty()) << report;
+      EXPECT_NE(report.root_replaced, "") << kPrecision;
+      EXPECT_FALSE(report.violations.empty()) << kPrecision << report;
+      EXPECT_TRUE(report.present.empty()) << kPrecision << report;
     } else {
       EXPECT_THAT(report, KeptSecureEptOrder());
       EXPECT_THAT(report, RemovedLeavesOnlyIn(ranges, address_space));
-      EXPECT_TRUE(report.tables.empty()) << report;
+      EXPECT_TRUE(report.tables.empty()) << kPrecision << report;
     }
   }
 
@@ -179,8 +179,8 @@ TEST_P(SptOrder, StoppingTheDirtyLogBreaksIt) {
   watch_->Begin();
   slot.SetFlags(0);
   const SptOrderReport report = watch_->End();
-  EXPECT_EQ(report.root_replaced, "");
-  EXPECT_EQ(report.violations.size(), 4u) << report;
+  EXPECT_EQ(report.root_replaced, "") << kPrecision;
+  EXPECT_EQ(report.violations.size(), 4u) << kPrecision << report;
 }
 
 TEST_P(SptOrder, DeleteInEitherAddressSpace) {
@@ -235,7 +235,7 @@ TEST_P(SptOrder, DeleteWhileTheGuestRuns) {
   reader.Stop();
   if (slot_zap_all()) {
     EXPECT_THAT(report, Not(KeptSecureEptOrder()));
-    EXPECT_FALSE(report.violations.empty()) << report;
+    EXPECT_FALSE(report.violations.empty()) << kPrecision << report;
   } else {
     EXPECT_THAT(report, KeptSecureEptOrder());
     EXPECT_THAT(report, RemovedLeavesOnlyIn({victim.range()}));
@@ -252,9 +252,9 @@ TEST_P(SptOrder, ShowsThoughRecordingBeganLate) {
   victim.Delete();
   const SptOrderReport report = watch_->End();
   EXPECT_GE(report.unknown_before, victim.range().pages());
-  EXPECT_EQ(report.violations.empty(), !slot_zap_all()) << report;
+  EXPECT_EQ(report.violations.empty(), !slot_zap_all()) << kPrecision << report;
   if (!slot_zap_all()) {
-    EXPECT_EQ(RemovalProblem(report, {victim.range()}), "");
+    EXPECT_EQ(RemovalProblem(report, {victim.range()}), "") << kPrecision;
   }
 }
 
@@ -264,8 +264,8 @@ TEST_P(SptOrder, TheEndOfTheVmBreaksIt) {
   watch_->Begin();
   vm.reset();
   const SptOrderReport report = watch_->End();
-  EXPECT_FALSE(report.violations.empty()) << report;
-  EXPECT_TRUE(report.present.empty()) << report;
+  EXPECT_FALSE(report.violations.empty()) << kPrecision << report;
+  EXPECT_TRUE(report.present.empty()) << kPrecision << report;
 }
 
 SLOTZAP_INSTANTIATE(SptOrder);

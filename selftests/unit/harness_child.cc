@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "harness/main.h"
+#include "harness/precision.h"
 
 namespace slotzap {
 namespace {
@@ -23,6 +24,13 @@ TEST(Child, Passes) {}
 TEST(Child, Fails) {
   EXPECT_EQ(1 + 1, 3) << "arithmetic";
   EXPECT_TRUE(false);
+}
+
+TEST(Child, LacksPrecision) { EXPECT_EQ(3, 2) << kPrecision << "leaves"; }
+
+TEST(Child, LacksPrecisionAndMore) {
+  EXPECT_EQ(3, 2) << kPrecision << "leaves";
+  EXPECT_TRUE(false) << "memory";
 }
 
 TEST(Child, Skips) { GTEST_SKIP() << "no such\nmachine"; }
@@ -84,5 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Quirk, ChildParameter, testing::Bool(),
 int main(int argc, char** argv) {
   return slotzap::HarnessMain(
       argc, argv,
-      {.needs_kvm = false, .kernel_log_gate = std::getenv("CHILD_KERNEL_LOG") != nullptr});
+      {.needs_kvm = false,
+       .promises_precision = [] { return std::getenv("CHILD_PROMISES_NOTHING") == nullptr; },
+       .kernel_log_gate = std::getenv("CHILD_KERNEL_LOG") != nullptr});
 }

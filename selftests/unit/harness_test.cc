@@ -79,6 +79,55 @@ TEST(Harness, EveryOutcomeHasItsLine) {
   EXPECT_EQ(run.status, 1);
 }
 
+// What a test that lacks precision prints before its result.
+constexpr char kImprecision[] =
+    "# selftests/unit/harness_child.cc:N: failed\n"
+    "# Expected equality of these values:\n"
+    "#   3\n"
+    "#   2\n"
+    "# [precision] leaves\n";
+
+TEST(Harness, PrecisionThatIsPromisedHasToBeKept) {
+  const Child run = RunTests("Child.LacksPrecision");
+  EXPECT_EQ(run.output, Head(1) + kImprecision +
+                            "# run just this: make check FILTER=Child.LacksPrecision\n"
+                            "not ok 1 Child.LacksPrecision # T s\n"
+                            "# passed 0, failed 1, skipped 0\n");
+  EXPECT_EQ(run.status, 1);
+}
+
+TEST(Harness, PrecisionThatIsNotPromisedIsTodoTheContractIsNot) {
+  const TempDir results;
+  setenv("CHILD_PROMISES_NOTHING", "1", 1);
+  const Child imprecise =
+      RunTests("Child.LacksPrecision:Child.Passes", "--results=" + results.path());
+  const Child broken = RunTests("Child.LacksPrecisionAndMore");
+  unsetenv("CHILD_PROMISES_NOTHING");
+  const std::string head =
+      "# this kernel does not promise precision: what lacks it is marked TODO\n";
+  EXPECT_EQ(imprecise.output,
+            Head(2) + head + "ok 1 Child.Passes # T s\n" + kImprecision +
+                "not ok 2 Child.LacksPrecision # TODO precision, not promised here\n"
+                "# passed 1, failed 0, imprecise 1, skipped 0\n");
+  EXPECT_EQ(imprecise.status, 0);
+  EXPECT_EQ(broken.output, Head(1) + head + kImprecision +
+                               "# selftests/unit/harness_child.cc:N: failed\n"
+                               "# Value of: false\n"
+                               "#   Actual: false\n"
+                               "# Expected: true\n"
+                               "# memory\n"
+                               "# run just this: make check FILTER=Child.LacksPrecisionAndMore\n"
+                               "not ok 1 Child.LacksPrecisionAndMore # T s\n"
+                               "# passed 0, failed 1, skipped 0\n");
+  EXPECT_EQ(broken.status, 1);
+
+  const auto json = nlohmann::json::parse(ReadFile(results.path() + "/results.json"));
+  EXPECT_EQ(json["precision_promised"], false);
+  EXPECT_EQ(json["imprecise"], 1);
+  EXPECT_EQ(json["tests"][1]["outcome"], "imprecise");
+  EXPECT_EQ(json["tests"][1]["theme"], "harness_child.cc");
+}
+
 TEST(Harness, StatusTellsPassedFromAllSkipped) {
   EXPECT_EQ(RunTests("Child.Passes:Child.Skips").status, 0);
   EXPECT_EQ(RunTests("Child.Skips").status, 4);

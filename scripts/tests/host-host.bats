@@ -1,0 +1,94 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck disable=SC2016,SC2154 # stand-ins are quoted for later; bats and helpers set variables
+
+load helpers
+
+# A machine whose KVM is a folder, and a modprobe that acts on it; loaded says with what.
+setup() {
+	setup_copy
+	((EUID == 0)) || skip "only root may use ON=host"
+	export SYS_MODULE=$BATS_TEST_TMPDIR/module
+	stand_in dmesg 'exec tail -f /dev/null'
+	stand_in modprobe '
+		echo "$*" >>loaded
+		if [[ $1 == -r ]]; then
+			[[ ! -e busy ]] || { echo "modprobe: FATAL: Module $2 is in use." >&2; exit 1; }
+			rm -r "$SYS_MODULE/$2"
+			exit
+		fi
+		mkdir -p "$SYS_MODULE/$1/parameters" "$SYS_MODULE/kvm/holders"
+		cd "$SYS_MODULE/$1/parameters"
+		if [[ $1 == kvm ]]; then echo Y >tdp_mmu; echo 60 >halt; else echo Y >npt; echo Y >nested; fi
+		for word in "${@:2}"; do echo "${word#*=}" >"${word%%=*}"; done'
+	modprobe kvm
+	modprobe kvm_amd
+	rm loaded
+	echo 'cat "$SYS_MODULE"/*/parameters/{npt,tdp_mmu} 2>/dev/null | xargs; echo "$MODE" >"$RESULTS/mode"' >job
+}
+
+parameters() { (cd "$SYS_MODULE" && grep -r . -- */parameters | sort); }
+
+@test "a mode that KVM is in needs no loading" {
+	scripts/host-host tdp job out
+	[[ ! -e loaded && $(<out/stdout.log) == "Y Y" && $(<out/results/mode) == tdp && $(<out/status) == 0 ]]
+}
+
+@test "another mode is loaded, and what was before is restored" {
+	echo 70 >"$SYS_MODULE/kvm/parameters/halt"
+	local before
+	before=$(parameters)
+	scripts/host-host shadow job out
+	[[ $(<out/stdout.log) == "N Y" && $(parameters) == "$before" ]]
+	scripts/host-host legacy job out
+	[[ $(<out/stdout.log) == "Y N" && $(parameters) == "$before" ]]
+}
+
+@test "what the job changes and what it ends with are undone too" {
+	local before
+	before=$(parameters)
+	echo 'echo 99 >"$SYS_MODULE/kvm/parameters/halt"; exit 3' >job
+	run scripts/host-host tdp job out
+	[[ $status -ne 0 && $(<out/status) == 3 && $(parameters) == "$before" ]]
+}
+
+@test "parameters that cannot be written are loaded with" {
+	rm "$SYS_MODULE/kvm_amd/parameters/nested"
+	modprobe kvm_amd nested=N
+	local before
+	before=$(parameters)
+	rm loaded
+	scripts/host-host legacy job out
+	[[ $(parameters) == "$before" ]]
+}
+
+@test "a KVM that is in use is named and left alone" {
+	touch busy
+	local before
+	before=$(parameters)
+	refuses "cannot unload KVM, a VM may be running" "Module kvm_amd is in use" -- \
+		scripts/host-host shadow job out
+	[[ $(parameters) == "$before" && -s out/error ]]
+	rm busy
+	mkdir "$SYS_MODULE/kvm/holders/kvmgt"
+	refuses "kvm is used by kvmgt" -- scripts/host-host shadow job out
+}
+
+@test "a machine without KVM is named" {
+	rm -r "$SYS_MODULE"
+	refuses "no KVM is loaded" -- scripts/host-host tdp job out
+}
+
+@test "being interrupted restores too" {
+	local before pid
+	before=$(parameters)
+	mkfifo started
+	echo 'echo >started; exec tail -f /dev/null' >job
+	scripts/host-host legacy job out 3>&- &
+	pid=$!
+	read -r _ <started
+	[[ $(<"$SYS_MODULE/kvm/parameters/tdp_mmu") == N ]]
+	kill -TERM "$pid"
+	wait "$pid" || true
+	[[ $(parameters) == "$before" ]]
+}

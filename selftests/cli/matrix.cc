@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "cli/matrix.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <stdexcept>
+
+#include "base/file_descriptor.h"
+#include "cli/text_table.h"
+
+namespace slotzap {
+namespace {
+
+std::string Where(const SuiteRun& run) { return run.kernel + "-" + run.machine + "-" + run.mode; }
+
+std::string Joined(const std::vector<std::string>& words, const char* between) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : between) + word;
+  return text;
+}
+
+std::string FirstLines(const std::string& text, size_t lines) {
+  size_t end = 0;
+  for (size_t i = 0; i < lines && end != std::string::npos; i++)
+    end = text.find('\n', end == 0 ? 0 : end + 1);
+  return text.substr(0, end);
+}
+
+std::string Escaped(const std::string& text) {
+  std::string html;
+  for (const char c : text) {
+    if (c == '<')
+      html += "&lt;";
+    else if (c == '>')
+      html += "&gt;";
+    else if (c == '&')
+      html += "&amp;";
+    else if (c == '"')
+      html += "&quot;";
+    else
+      html += c;
+  }
+  return html;
+}
+
+const char* CssClass(const MatrixCell& cell) {
+  if (cell.failed > 0) return "failed";
+  if (cell.imprecise > 0) return "imprecise";
+  if (cell.passed > 0) return cell.skipped > 0 ? "partly" : "passed";
+  return "skipped";
+}
+
+std::string Tooltip(const MatrixCell& cell) {
+  return std::to_string(cell.passed) + " passed, " + std::to_string(cell.failed) + " failed, " +
+         std::to_string(cell.imprecise) + " imprecise, " + std::to_string(cell.skipped) +
+         " skipped";
+}
+
+constexpr char kLegend[] =
+    "N passed, NF failed, Ni imprecise on a kernel that does not promise precision, Ns skipped";
+
+}  // namespace
+
+SuiteRun SuiteRun::Load(const std::string& path) {
+  SuiteRun run;
+  const std::string stem = std::filesystem::path(path).stem();
+  const size_t mode_at = stem.rfind('-');
+  const size_t machine_at = mode_at == std::string::npos || mode_at == 0
+                                ? std::string::npos
+                                : stem.rfind('-', mode_at - 1);
+  if (machine_at == std::string::npos)
+    throw std::runtime_error(path + ": its name isn't KERNEL-MACHINE-MODE.json");
+  run.kernel = stem.substr(0, machine_at);
+  run.machine = stem.substr(machine_at + 1, mode_at - machine_at - 1);
+  run.mode = stem.substr(mode_at + 1);
+  try {
+    const auto json = nlohmann::json::parse(ReadFile(path));
+    json.at("kernel").get_to(run.release);
+    json.at("emulator").get_to(run.emulator);
+    for (const auto& test : json.at("tests"))
+      run.tests.push_back(
+          {test.at("name"), test.at("theme"), test.at("outcome"), test.at("message")});
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(path + ": not results of the suite: " + error.what());
+  }
+  return run;
+}
+
+std::string MatrixCell::Text() const {
+  std::vector<std::string> parts;
+  if (failed > 0) parts.push_back(std::to_string(failed) + "F");
+  if (imprecise > 0) parts.push_back(std::to_string(imprecise) + "i");
+  if (passed > 0) parts.push_back(std::to_string(passed));
+  if (skipped > 0) parts.push_back(std::to_string(skipped) + "s");
+  return parts.empty() ? "-" : Joined(parts, " ");
+}
+
+Matrix::Matrix(std::vector<SuiteRun> runs) : runs_(std::move(runs)) {
+  for (size_t i = 0; i < runs_.size(); i++) Count(runs_[i], i);
+}
+
+void Matrix::Count(const SuiteRun& run, size_t column) {
+  for (const SuiteRun::Test& test : run.tests) {
+    std::vector<MatrixCell>& row = cells_[test.theme];
+    row.resize(runs_.size());
+    MatrixCell& cell = row[column];
+    if (test.outcome == "passed") {
+      cell.passed++;
+    } else if (test.outcome == "skipped") {
+      cell.skipped++;
+      AddNote(skips_[test.theme], test.message, Where(run));
+    } else if (test.outcome == "imprecise") {
+      cell.imprecise++;
+      AddNote(imprecise_, test.name, Where(run));
+    } else {
+      cell.failed++;
+      AddNote(
+          failures_,
+          test.name + ": " + (test.message.empty() ? test.outcome : FirstLines(test.message, 8)),
+          Where(run));
+    }
+  }
+}
+
+void Matrix::AddNote(std::vector<Note>& notes, const std::string& text, const std::string& where) {
+  auto note = std::find_if(notes.begin(), notes.end(),
+                           [&](const Note& candidate) { return candidate.text == text; });
+  if (note == notes.end()) note = notes.insert(notes.end(), {text, {}, 0});
+  note->tests++;
+  if (note->where.empty() || note->where.back() != where) note->where.push_back(where);
+}
+
+std::vector<std::string> Matrix::Kernels() const {
+  std::vector<std::string> kernels;
+  for (const SuiteRun& run : runs_)
+    if (std::find(kernels.begin(), kernels.end(), run.kernel) == kernels.end())
+      kernels.push_back(run.kernel);
+  return kernels;
+}
+
+std::vector<size_t> Matrix::ColumnsOf(const std::string& kernel) const {
+  std::vector<size_t> columns;
+  for (size_t i = 0; i < runs_.size(); i++)
+    if (runs_[i].kernel == kernel) columns.push_back(i);
+  return columns;
+}
+
+std::string Matrix::Text() const {
+  std::ostringstream os;
+  for (const std::string& kernel : Kernels()) {
+    const std::vector<size_t> columns = ColumnsOf(kernel);
+    std::vector<Row> rows = {{kernel}, {"theme"}};
+    std::string machine;
+    for (const size_t i : columns) {
+      // A machine's name stands above its first mode only.
+      rows[0].push_back(runs_[i].machine == machine ? "" : runs_[i].machine);
+      machine = runs_[i].machine;
+      rows[1].push_back(runs_[i].mode);
+    }
+    for (const auto& [theme, cells] : cells_) {
+      Row row = {theme};
+      for (const size_t i : columns) row.push_back(cells[i].Text());
+      rows.push_back(std::move(row));
+    }
+    os << Align(rows, 1) << "\n";
+  }
+  os << kLegend << "\n";
+  const auto list = [&](const char* title, const std::vector<Note>& notes) {
+    if (notes.empty()) return;
+    os << "\n" << title << ":\n";
+    for (const Note& note : notes)
+      os << "  " << note.text << "\n      " << Joined(note.where, ", ") << "\n";
+  };
+  list("Failed", failures_);
+  list("Imprecise", imprecise_);
+  if (!skips_.empty()) os << "\nSkipped:\n";
+  for (const auto& [theme, notes] : skips_)
+    for (const Note& note : notes)
+      os << "  " << theme << ", " << note.tests << ": " << note.text << "\n      "
+         << Joined(note.where, ", ") << "\n";
+  return os.str();
+}
+
+std::string Matrix::Html() const {
+  std::ostringstream os;
+  os << "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+        "<title>What KVM zaps with a memslot: test results</title>\n<style>\n"
+        "body { font-family: sans-serif; margin: 2em; }\n"
+        "table { border-collapse: collapse; margin-bottom: 2em; }\n"
+        "th, td { border: 1px solid #bbb; padding: .25em .7em; }\n"
+        "td { text-align: right; font-variant-numeric: tabular-nums; }\n"
+        "th.theme { text-align: left; font-weight: normal; }\n"
+        ".passed { background: #cfeccf; } .partly { background: #e6f4d7; }\n"
+        ".failed { background: #f4b6b0; font-weight: bold; } .imprecise { background: #fbe3b0; }\n"
+        ".skipped { background: #eee; color: #666; }\n"
+        "pre { white-space: pre-wrap; margin: .2em 0; } .where { color: #555; font-size: 85%; }\n"
+        "</style>\n</head>\n<body>\n<h1>What KVM zaps with a memslot: test results</h1>\n<p>"
+     << Escaped(kLegend) << ".</p>\n";
+  for (const std::string& kernel : Kernels()) {
+    const std::vector<size_t> columns = ColumnsOf(kernel);
+    const SuiteRun& first = runs_[columns.front()];
+    os << "<h2>" << Escaped(kernel) << "</h2>\n<p class=\"where\">Linux " << Escaped(first.release)
+       << "</p>\n<table>\n<tr><th rowspan=\"2\">theme</th>";
+    for (size_t i = 0; i < columns.size();) {
+      size_t end = i;
+      while (end < columns.size() && runs_[columns[end]].machine == runs_[columns[i]].machine)
+        end++;
+      const SuiteRun& run = runs_[columns[i]];
+      os << "<th colspan=\"" << end - i << "\">" << Escaped(run.machine)
+         << (run.emulator.empty() ? "" : " (" + Escaped(run.emulator) + ")") << "</th>";
+      i = end;
+    }
+    os << "</tr>\n<tr>";
+    for (const size_t i : columns) os << "<th>" << Escaped(runs_[i].mode) << "</th>";
+    os << "</tr>\n";
+    for (const auto& [theme, cells] : cells_) {
+      os << "<tr><th class=\"theme\">" << Escaped(theme) << "</th>";
+      for (const size_t i : columns)
+        os << "<td class=\"" << CssClass(cells[i]) << "\" title=\"" << Tooltip(cells[i]) << "\">"
+           << cells[i].Text() << "</td>";
+      os << "</tr>\n";
+    }
+    os << "</table>\n";
+  }
+  const auto list = [&](const std::string& title, const std::vector<Note>& notes) {
+    if (notes.empty()) return;
+    os << "<h3>" << Escaped(title) << "</h3>\n<ul>\n";
+    for (const Note& note : notes)
+      os << "<li><pre>" << Escaped(note.text) << "</pre><span class=\"where\">" << note.tests
+         << " in " << Escaped(Joined(note.where, ", ")) << "</span></li>\n";
+    os << "</ul>\n";
+  };
+  list("Failed", failures_);
+  list("Imprecise", imprecise_);
+  for (const auto& [theme, notes] : skips_) list("Skipped: " + theme, notes);
+  os << "</body>\n</html>\n";
+  return os.str();
+}
+
+}  // namespace slotzap

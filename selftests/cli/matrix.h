@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// What the suite found, theme by theme, on every machine and in every MMU mode that it ran in.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+namespace slotzap {
+
+// One run of the suite: what harness/session.h writes as results.json.
+struct SuiteRun {
+  struct Test {
+    std::string name, theme, outcome, message;
+  };
+
+  // What it ran on, "6.12" or "6.12.unpatched", then vendor or machine, and mode: of the file's
+  // name, BASE[.KIND]-ON-MODE.json.
+  std::string kernel, machine, mode;
+  std::string release;  // uname -r
+  std::string emulator;
+  std::vector<Test> tests;
+
+  // Throws std::runtime_error if the file has another name, or isn't such a file.
+  static SuiteRun Load(const std::string& path);
+};
+
+// One theme in one run.
+struct MatrixCell {
+  size_t passed = 0, failed = 0, imprecise = 0, skipped = 0;
+  bool empty() const { return passed + failed + imprecise + skipped == 0; }
+  // "30", "2F 28", "1i 29", "28 2s": failed, imprecise, passed, skipped; "-" where there is none.
+  std::string Text() const;
+};
+
+class Matrix {
+ public:
+  explicit Matrix(std::vector<SuiteRun> runs);
+
+  // A table per kernel: a row per theme, a column per machine and mode.  Then each failure, and
+  // each reason to skip, with where.
+  std::string Text() const;
+  // The same as a page of its own.
+  std::string Html() const;
+
+ private:
+  // A message and the places where it was seen, e.g. "nested" in "6.1-svm-shadow".
+  struct Note {
+    std::string text;
+    std::vector<std::string> where;
+    size_t tests = 0;
+  };
+
+  void Count(const SuiteRun& run, size_t column);
+  void AddNote(std::vector<Note>& notes, const std::string& text, const std::string& where);
+  std::vector<std::string> Kernels() const;
+  std::vector<size_t> ColumnsOf(const std::string& kernel) const;
+
+  std::vector<SuiteRun> runs_;
+  // By theme, then by run.
+  std::map<std::string, std::vector<MatrixCell>> cells_;
+  std::map<std::string, std::vector<Note>> skips_;  // by theme
+  std::vector<Note> failures_, imprecise_;
+};
+
+}  // namespace slotzap
