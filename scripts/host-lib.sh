@@ -119,7 +119,7 @@ fail() {
 clean_up() {
 	if [[ $machine ]]; then
 		kill -KILL "$machine" 2>/dev/null || true
-		wait "$machine" || true
+		wait "$machine" 2>/dev/null || true
 	fi
 	[[ -z $out ]] || rm -rf "${out:?}"/{alive,initrd,boot}
 }

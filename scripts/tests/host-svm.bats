@@ -9,7 +9,7 @@ setup() {
 	mkdir -p build/9.9/image-cloud/boot
 	touch build/9.9/image-cloud/boot/vmlinuz-9.9 build/9.9/initramfs.cpio.gz
 	echo 'echo hello' >job
-	export QUIET=2 LIMIT=4
+	export QUIET=60 LIMIT=60
 }
 
 # A QEMU that says on its ports what the test wants: $console, $job and $results are their files.
@@ -53,7 +53,6 @@ host() { scripts/host-svm tdp job out; }
 @test "a host that panics and stays is ended" {
 	fake_qemu 'say "Kernel panic - not syncing: x"; say "---[ end Kernel panic - not syncing: x ]---"
 		echo $$ >pid; exec tail -f /dev/null'
-	export QUIET=60 LIMIT=60
 	refuses "kernel died" "Kernel panic - not syncing: x" -- host
 	run ! kill -0 "$(<pid)"
 }
@@ -69,12 +68,14 @@ host() { scripts/host-svm tdp job out; }
 
 @test "a host that is silent is ended" {
 	fake_qemu 'say "booting"; echo $$ >pid; exec tail -f /dev/null'
+	export QUIET=2
 	refuses "silent for 2 s" "Last line: booting" -- host
 	run ! kill -0 "$(<pid)"
 }
 
 @test "a host that talks for too long is ended" {
 	fake_qemu 'while :; do say "still here"; done'
+	export LIMIT=4
 	refuses "not finished after 4 s" -- host
 }
 
@@ -104,7 +105,6 @@ host() { scripts/host-svm tdp job out; }
 }
 
 @test "being interrupted ends QEMU" {
-	export QUIET=60 LIMIT=60
 	mkfifo started
 	fake_qemu 'echo $$ >started; exec tail -f /dev/null'
 	scripts/host-svm tdp job out 3>&- &
