@@ -297,6 +297,7 @@ std::optional<SptEntry> SptOrderChecker::PresentBelow(const SpteChanged& change)
 SptOrderReport SptOrderChecker::Report() const {
   if (!begun_) throw std::logic_error("SptOrderChecker: Report() without Begin()");
   SptOrderReport report = report_;
+  report.root_level = root_level_;
   report.tables.clear();
   for (const RemovedTable& table : report_.tables)
     (table.child ? report.violations : report.tables).push_back(table);

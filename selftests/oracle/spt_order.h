@@ -54,6 +54,7 @@ struct SptOrderReport {
   std::vector<RemovedTable> tables;      // tables removed in order: nothing was below them
   std::vector<RemovedTable> violations;  // tables removed out of order
   std::string root_replaced;             // how that was seen; empty: the root was kept
+  int root_level = 4;                    // of the entries in the root
   uint64_t changes = 0;                  // of entries, whatever they were
   uint64_t installs = 0;     // entries that became present, or leaves given another page
   uint64_t splits = 0;       // leaves replaced by tables that map the same
