@@ -20,7 +20,8 @@ setup() {
 		mkdir -p "$SYS_MODULE/$1/parameters" "$SYS_MODULE/kvm/holders"
 		cd "$SYS_MODULE/$1/parameters"
 		if [[ $1 == kvm ]]; then echo Y >tdp_mmu; echo 60 >halt; else echo Y >npt; echo Y >nested; fi
-		for word in "${@:2}"; do echo "${word#*=}" >"${word%%=*}"; done'
+		for word in "${@:2}"; do echo "${word#*=}" >"${word%%=*}"; done
+		chmod 444 npt nested 2>/dev/null || true'
 	modprobe kvm
 	modprobe kvm_amd
 	rm loaded
@@ -48,8 +49,16 @@ parameters() { (cd "$SYS_MODULE" && grep -r . -- */parameters | sort); }
 	local before
 	before=$(parameters)
 	echo 'echo 99 >"$SYS_MODULE/kvm/parameters/halt"; exit 3' >job
-	run scripts/host-host tdp job out
-	[[ $status -ne 0 && $(<out/status) == 3 && $(parameters) == "$before" ]]
+	for mode in tdp shadow; do
+		run scripts/host-host "$mode" job out
+		[[ $status -ne 0 && $(<out/status) == 3 && $(parameters) == "$before" ]]
+	done
+}
+
+@test "parameters that cannot be restored are named" {
+	echo 'cd "$SYS_MODULE/kvm/parameters"; rm halt; mkdir halt' >job
+	refuses "module parameters are not as they were, which was: kvm halt 60" -- \
+		scripts/host-host tdp job out
 }
 
 @test "parameters that cannot be written are loaded with" {
