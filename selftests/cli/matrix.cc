@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
+#include <tuple>
 
 #include "base/file_descriptor.h"
 #include "cli/text_table.h"
@@ -58,6 +59,21 @@ std::string Tooltip(const MatrixCell& cell) {
          " skipped";
 }
 
+// In the order in which people name them.
+int ModeRank(const std::string& mode) {
+  return mode == "tdp" ? 0 : mode == "legacy" ? 1 : mode == "shadow" ? 2 : 3;
+}
+
+// Each line but the first, by as much as lists are.
+std::string Indented(const std::string& text) {
+  std::string indented;
+  for (const char c : text) {
+    indented += c;
+    if (c == '\n') indented += "    ";
+  }
+  return indented;
+}
+
 constexpr char kLegend[] =
     "N passed, NF failed, Ni imprecise on a kernel that does not promise precision, Ns skipped";
 
@@ -98,6 +114,11 @@ std::string MatrixCell::Text() const {
 }
 
 Matrix::Matrix(std::vector<SuiteRun> runs) : runs_(std::move(runs)) {
+  const auto rank = [](const SuiteRun& run) {
+    return std::make_tuple(run.kernel, run.machine, ModeRank(run.mode));
+  };
+  std::stable_sort(runs_.begin(), runs_.end(),
+                   [&](const SuiteRun& a, const SuiteRun& b) { return rank(a) < rank(b); });
   for (size_t i = 0; i < runs_.size(); i++) Count(runs_[i], i);
 }
 
@@ -171,7 +192,7 @@ std::string Matrix::Text() const {
     if (notes.empty()) return;
     os << "\n" << title << ":\n";
     for (const Note& note : notes)
-      os << "  " << note.text << "\n      " << Joined(note.where, ", ") << "\n";
+      os << "  " << Indented(note.text) << "\n      " << Joined(note.where, ", ") << "\n";
   };
   list("Failed", failures_);
   list("Imprecise", imprecise_);

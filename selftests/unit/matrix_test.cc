@@ -47,15 +47,16 @@ TEST(Matrix, ACellSaysWhatThereIs) {
             "2F 3i 1 4s");
 }
 
+// Sorted, whatever the order of the files.
 TEST(Matrix, ARowPerThemeAColumnPerMachineAndMode) {
   const Matrix matrix({
-      RunOf("svm", "tdp", {{"D.One", "delete", "passed", ""}, {"D.Two", "delete", "passed", ""}}),
+      RunOf("vmx", "tdp",
+            {{"D.One", "delete", "imprecise", "3 leaves"}, {"M.One", "move", "not run", ""}}),
       RunOf("svm", "shadow",
             {{"D.One", "delete", "failed", "where\nit hurts"},
              {"M.One", "move", "skipped", "no move"},
              {"M.Two", "move", "skipped", "no move"}}),
-      RunOf("vmx", "tdp",
-            {{"D.One", "delete", "imprecise", "3 leaves"}, {"M.One", "move", "not run", ""}}),
+      RunOf("svm", "tdp", {{"D.One", "delete", "passed", ""}, {"D.Two", "delete", "passed", ""}}),
   });
   EXPECT_EQ(matrix.Text(),
             "6.12    svm          vmx\n"
@@ -67,7 +68,7 @@ TEST(Matrix, ARowPerThemeAColumnPerMachineAndMode) {
             "skipped\n"
             "\n"
             "Failed:\n"
-            "  D.One: where\nit hurts\n"
+            "  D.One: where\n    it hurts\n"
             "      6.12-svm-shadow\n"
             "  M.One: not run\n"
             "      6.12-vmx-tdp\n"
