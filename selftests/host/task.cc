@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "host/task.h"
+
+#include <system_error>
+
+#include "base/file_descriptor.h"
+
+namespace slotzap {
+
+KernelStack ParseKernelStack(std::string_view text) {
+  KernelStack stack;
+  while (!text.empty()) {
+    const size_t end = text.find('\n');
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    const size_t name = line.find("] ");
+    if (!line.starts_with("[<") || name == std::string_view::npos) continue;
+    line.remove_prefix(name + 2);
+    line = line.substr(0, line.find_first_of("+. "));
+    if (!line.empty()) stack.emplace_back(line);
+  }
+  return stack;
+}
+
+bool IsInside(const KernelStack& stack, const std::vector<std::string>& functions) {
+  size_t found = 0;
+  for (const std::string& function : stack)
+    if (found < functions.size() && function == functions[found]) found++;
+  return found == functions.size();
+}
+
+std::string ToString(const KernelStack& stack) {
+  std::string text;
+  for (const std::string& function : stack) text += (text.empty() ? "" : " < ") + function;
+  return text;
+}
+
+KernelStack KernelStackOf(pid_t thread, const std::string& tasks) {
+  try {
+    return ParseKernelStack(ReadFile(tasks + "/" + std::to_string(thread) + "/stack"));
+  } catch (const std::system_error&) {
+    return {};
+  }
+}
+
+std::string KernelStackUnavailable() {
+  try {
+    // A thread that looks at itself is in the kernel, reading this file.
+    if (!ParseKernelStack(ReadFile("/proc/thread-self/stack")).empty()) return "";
+    return "the kernel doesn't say where threads sleep";
+  } catch (const std::system_error& error) {
+    return std::string("the kernel doesn't say where threads sleep: ") + error.what();
+  }
+}
+
+}  // namespace slotzap

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include "host/task.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <stdexcept>
+
+#include "base/file_descriptor.h"
+#include "unit/temp_dir.h"
+
+namespace slotzap {
+namespace {
+
+using testing::ElementsAre;
+
+constexpr char kStack[] =
+    "[<0>] __synchronize_srcu.part.0+0x7c/0xa0\n"
+    "[<0>] kvm_swap_active_memslots+0x15e/0x200 [kvm]\n"
+    "[<0>] kvm_set_memslot.constprop.0.isra.0+0x1/0x2 [kvm]\n"
+    "[<0>] entry_SYSCALL_64_after_hwframe+0x6e/0xd8\n";
+
+TEST(KernelStack, IsTakenApart) {
+  EXPECT_THAT(ParseKernelStack(kStack),
+              ElementsAre("__synchronize_srcu", "kvm_swap_active_memslots", "kvm_set_memslot",
+                          "entry_SYSCALL_64_after_hwframe"));
+  EXPECT_THAT(ParseKernelStack(""), ElementsAre());
+  EXPECT_THAT(ParseKernelStack("no stack\n[<0>] \n[<0>] last"), ElementsAre("last"));
+}
+
+TEST(KernelStack, IsInsideLooksAtTheOrder) {
+  const KernelStack stack = {"a", "b", "c"};
+  EXPECT_TRUE(IsInside(stack, {}));
+  EXPECT_TRUE(IsInside(stack, {"b"}));
+  EXPECT_TRUE(IsInside(stack, {"a", "c"}));
+  EXPECT_FALSE(IsInside(stack, {"c", "a"}));
+  EXPECT_FALSE(IsInside(stack, {"a", "a"}));
+  EXPECT_FALSE(IsInside({}, {"a"}));
+  EXPECT_EQ(ToString(stack), "a < b < c");
+}
+
+TEST(KernelStack, OfAThread) {
+  const TempDir dir;
+  dir.Write("17/stack", kStack);
+  EXPECT_EQ(KernelStackOf(17, dir.path()).size(), 4u);
+  EXPECT_TRUE(KernelStackOf(18, dir.path()).empty()) << "there is no such thread";
+}
+
+TEST(BackgroundCall, ReturnsWhatTheCallReturned) {
+  BackgroundCall<int> call([] { return 42; });
+  EXPECT_EQ(call.Join(), 42);
+  EXPECT_TRUE(call.ended());
+  EXPECT_EQ(call.Join(), 42) << "once more";
+}
+
+TEST(BackgroundCall, ThrowsWhatTheCallThrew) {
+  BackgroundCall<int> call([]() -> int { throw std::out_of_range("of what"); });
+  EXPECT_THROW(call.Join(), std::out_of_range);
+}
+
+TEST(BackgroundCall, TheKernelSaysWhereItSleeps) {
+  if (const std::string reason = KernelStackUnavailable(); !reason.empty())
+    GTEST_SKIP() << reason;
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const FileDescriptor reading(ends[0]);
+  FileDescriptor writing(ends[1]);
+  BackgroundCall<ssize_t> call([&] {
+    char byte;
+    return read(reading.get(), &byte, 1);
+  });
+  EXPECT_NE(call.thread(), gettid());
+  while (!IsInside(KernelStackOf(call.thread()), {"vfs_read", "ksys_read"}))
+    std::this_thread::yield();
+  EXPECT_FALSE(call.ended());
+  writing.Close();
+  EXPECT_EQ(call.Join(), 0);
+}
+
+}  // namespace
+}  // namespace slotzap
