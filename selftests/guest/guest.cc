@@ -104,6 +104,7 @@ void Guest::AnswerMmio(Outcome& outcome) {
   MmioAccess access = {run.mmio.phys_addr, run.mmio.len, run.mmio.is_write != 0, 0};
   if (!access.write) std::memset(run.mmio.data, 0xff, sizeof(run.mmio.data));
   std::memcpy(&access.value, run.mmio.data, sizeof(access.value));
+  if (on_mmio_) on_mmio_(access);
   if (outcome.mmio_count++ < Outcome::kMmioKept) outcome.mmio.push_back(access);
 }
 
@@ -228,6 +229,8 @@ void AsyncCommand::WaitForExits(uint64_t n) const {
 
 Outcome AsyncCommand::Join() {
   if (thread_.joinable()) thread_.join();
+  // If the command ended by itself, a kick may still be due.
+  guest_.vcpu().TakeKick();
   if (error_) std::rethrow_exception(error_);
   return outcome_;
 }
@@ -239,9 +242,8 @@ Outcome AsyncCommand::Stop() {
 
 void AsyncCommand::KickOut() {
   if (!thread_.joinable()) return;
-  guest_.vcpu().Kick(thread_);
+  Kick();
   thread_.join();
-  // If the command ended by itself, the kick is still due.
   guest_.vcpu().TakeKick();
 }
 

@@ -76,6 +76,10 @@ class Guest {
   Outcome SetCacheDisable(bool on);
   Outcome Nop();
 
+  // From now on, called on the vCPU's thread at each access to where no memslot is, before it is
+  // answered: the vCPU is out of KVM_RUN, in the middle of an instruction.
+  void OnMmio(std::function<void(const MmioAccess&)> handler) { on_mmio_ = std::move(handler); }
+
   // Goes on with the command that the last outcome was not done with: after KVM_EXIT_MEMORY_FAULT
   // at the same instruction again, for a caller that has removed the cause.  The outcome counts
   // MMIO from here on; its verdict is that of the whole command.
@@ -104,6 +108,7 @@ class Guest {
 
   std::unique_ptr<Vcpu> vcpu_;
   guest::Mailbox* mailbox_;
+  std::function<void(const MmioAccess&)> on_mmio_;
 };
 
 // A vCPU that executes a command on a thread of its own, while the host does something else.
@@ -123,6 +128,9 @@ class AsyncCommand {
   // Returns when the vCPU has made another `n` VM exits, or the command has ended.
   void WaitForExits(uint64_t n) const;
 
+  // Makes the KVM_RUN that the vCPU is in, or is about to enter, return: see Vcpu::Kick().  The
+  // command then ends as with Stop(), unless it ends by itself; Join() has to follow.
+  void Kick() { guest_.vcpu().Kick(thread_); }
   // Waits for the command to end.  Throws what the command threw.
   Outcome Join();
   // Join(), but doesn't wait: a command that hasn't ended is interrupted.  Its outcome is not done;

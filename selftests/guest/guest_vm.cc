@@ -30,8 +30,12 @@ GuestVm::GuestVm(const GuestVmConfig& config) : vm_(std::make_unique<Vm>(kvm_, c
   tables_ = std::make_unique<PageTables>(*tables_slot_, tables_slot_->range());
   MapAll();
 
-  for (unsigned i = 0; i < config.vcpus; i++)
-    guests_.push_back(std::make_unique<Guest>(vm_->AddVcpu(), *agent_slot_, tables_->root()));
+  for (unsigned i = 0; i < config.vcpus; i++) AddGuest();
+}
+
+Guest& GuestVm::AddGuest() {
+  guests_.push_back(std::make_unique<Guest>(vm_->AddVcpu(), *agent_slot_, tables_->root()));
+  return *guests_.back();
 }
 
 void GuestVm::MapAll() {

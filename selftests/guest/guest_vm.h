@@ -30,6 +30,8 @@ class GuestVm {
 
   Vm& vm() { return *vm_; }
   Guest& guest(unsigned i = 0) { return *guests_.at(i); }
+  // Another vCPU, with the agent started on it.
+  Guest& AddGuest();
   unsigned vcpus() const { return static_cast<unsigned>(guests_.size()); }
 
   MemorySlot& agent_slot() { return *agent_slot_; }

@@ -25,6 +25,12 @@ std::shared_ptr<GuestMemory> GuestMemory::Sparse(uint64_t size) {
   return std::shared_ptr<GuestMemory>(new GuestMemory(Mapping::Anonymous(size, 1ull << 30)));
 }
 
+std::shared_ptr<GuestMemory> GuestMemory::Unpopulated(uint64_t size) {
+  FileDescriptor file = MemoryFile(size);
+  Mapping mapping = Mapping::Shared(file.get(), size);
+  return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping), std::move(file)));
+}
+
 uint64_t GuestMemory::Load(uint64_t offset) const {
   return __atomic_load_n(mapping_.at<uint64_t>(offset), __ATOMIC_ACQUIRE);
 }
@@ -37,6 +43,20 @@ void GuestMemory::Write(uint64_t offset, std::span<const std::byte> bytes) const
   if (bytes.size() > size() || offset > size() - bytes.size())
     throw std::out_of_range("write beyond the end of guest memory");
   std::memcpy(data() + offset, bytes.data(), bytes.size());
+}
+
+void GuestMemory::Unmap(uint64_t offset, uint64_t size) const {
+  if (size > this->size() || offset > this->size() - size)
+    throw std::out_of_range("unmap beyond the end of guest memory");
+  if (madvise(data() + offset, size, MADV_DONTNEED) != 0)
+    ThrowErrno("unmap " + SizeString(size) + " of guest memory");
+}
+
+std::vector<Gpa> DirtyPages(std::span<const uint64_t> bitmap, Gpa gpa) {
+  std::vector<Gpa> pages;
+  for (size_t i = 0; i < bitmap.size() * 64; i++)
+    if ((bitmap[i / 64] >> i % 64 & 1) != 0) pages.push_back(gpa + i * kPageSize);
+  return pages;
 }
 
 MemorySlot::MemorySlot(Vm& vm, uint16_t id, SlotConfig config)
@@ -77,6 +97,24 @@ KvmStatus MemorySlot::TrySetFlags(uint32_t flags) {
   const uint32_t old = std::exchange(config_.flags, flags);
   KvmStatus status = Set(config_.size);
   if (!status.ok()) config_.flags = old;
+  return status;
+}
+
+std::vector<Gpa> MemorySlot::GetDirtyLog() const {
+  std::vector<Gpa> dirty;
+  TryGetDirtyLog(dirty).OrThrow();
+  return dirty;
+}
+
+KvmStatus MemorySlot::TryGetDirtyLog(std::vector<Gpa>& dirty) const {
+  std::vector<uint64_t> bitmap((range().pages() + 63) / 64);
+  kvm_dirty_log log = {};
+  log.slot = static_cast<uint32_t>(config_.address_space) << 16 | id_;
+  log.dirty_bitmap = bitmap.data();
+  KvmStatus status = SLOTZAP_IOCTL(vm_->fd(), KVM_GET_DIRTY_LOG, &log,
+                                   "address space " + std::to_string(config_.address_space) +
+                                       ", slot " + std::to_string(id_));
+  if (status.ok()) dirty = DirtyPages(bitmap, config_.gpa);
   return status;
 }
 

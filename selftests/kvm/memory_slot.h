@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/mapping.h"
 #include "base/range.h"
@@ -24,6 +25,8 @@ class GuestMemory {
   explicit GuestMemory(uint64_t size, Backing backing = Backing::k4K, uint64_t align = 0);
   // Address space that takes no memory until touched, for slots larger than the machine.
   static std::shared_ptr<GuestMemory> Sparse(uint64_t size);
+  // A memory file none of whose pages is allocated, for a test that decides when they come.
+  static std::shared_ptr<GuestMemory> Unpopulated(uint64_t size);
 
   uint64_t size() const { return mapping_.size(); }
   uint64_t address() const { return mapping_.address(); }
@@ -33,8 +36,13 @@ class GuestMemory {
   void Store(uint64_t offset, uint64_t value) const;
   void Write(uint64_t offset, std::span<const std::byte> bytes) const;
 
+  // madvise(MADV_DONTNEED): unmaps pages from this process, and so from every guest.  What is in
+  // the memory file stays.
+  void Unmap(uint64_t offset, uint64_t size) const;
+
  private:
-  explicit GuestMemory(Mapping mapping) : mapping_(std::move(mapping)) {}
+  explicit GuestMemory(Mapping mapping, FileDescriptor file = {})
+      : file_(std::move(file)), mapping_(std::move(mapping)) {}
 
   FileDescriptor file_;
   Mapping mapping_;
@@ -51,6 +59,9 @@ struct SlotConfig {
   std::shared_ptr<GuestMemfd> memfd = nullptr;
   uint64_t memfd_offset = 0;  // into `memfd`
 };
+
+// The pages that are set in a bitmap as KVM_GET_DIRTY_LOG gives it, whose first bit is for `gpa`.
+std::vector<Gpa> DirtyPages(std::span<const uint64_t> bitmap, Gpa gpa);
 
 // One memslot of one VM.  A handle: destroying it leaves the memslot alone.  The VM has to
 // outlive it.
@@ -84,6 +95,12 @@ class MemorySlot {
 
   void SetFlags(uint32_t flags) { TrySetFlags(flags).OrThrow(); }
   KvmStatus TrySetFlags(uint32_t flags);
+
+  // KVM_GET_DIRTY_LOG: the pages that were written since the last time, or since the memslot has
+  // had KVM_MEM_LOG_DIRTY_PAGES.  ENOENT if it doesn't have the flag, or is gone; `dirty` is left
+  // alone then.
+  std::vector<Gpa> GetDirtyLog() const;
+  KvmStatus TryGetDirtyLog(std::vector<Gpa>& dirty) const;
 
  private:
   KvmStatus Set(uint64_t size);
