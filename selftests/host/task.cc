@@ -43,6 +43,24 @@ KernelStack KernelStackOf(pid_t thread, const std::string& tasks) {
   }
 }
 
+char ThreadStateOf(pid_t thread, const std::string& tasks) {
+  try {
+    const std::string stat = ReadFile(tasks + "/" + std::to_string(thread) + "/stat");
+    // The second field is a name in parentheses, in which there may be anything.
+    const size_t name_end = stat.rfind(") ");
+    return name_end == std::string::npos || name_end + 2 >= stat.size() ? '\0' : stat[name_end + 2];
+  } catch (const std::system_error&) {
+    return '\0';
+  }
+}
+
+bool WaitsForMutexIn(std::string_view prefix, pid_t thread, const std::string& tasks) {
+  // Sleeping before and after, it slept, or began to sleep, where its stack says.
+  if (ThreadStateOf(thread, tasks) != 'D') return false;
+  const KernelStack stack = KernelStackOf(thread, tasks);
+  return ThreadStateOf(thread, tasks) == 'D' && !stack.empty() && stack.front().starts_with(prefix);
+}
+
 std::string KernelStackUnavailable() {
   try {
     // A thread that looks at itself is in the kernel, reading this file.

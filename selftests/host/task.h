@@ -32,7 +32,16 @@ std::string ToString(const KernelStack& stack);
 // Where a thread is in the kernel.  Sound if it sleeps there; of one that runs, it may be anything,
 // also empty.  Empty for a thread that is gone.
 KernelStack KernelStackOf(pid_t thread, const std::string& tasks = "/proc/self/task");
-// Why that can't be told here, or an empty string.
+// 'R' runs or is about to, 'S' and 'D' sleep, 'D' being those that only what they wait for can
+// wake: the third field of /proc/PID/task/TID/stat.  0 for a thread that is gone.
+char ThreadStateOf(pid_t thread, const std::string& tasks = "/proc/self/task");
+
+// Whether a thread waits for a mutex in a function whose name begins so, by this function's own
+// doing: neither lock nor scheduler are on the stack that the kernel shows (__sched), so the
+// function that asked for the lock comes first.
+bool WaitsForMutexIn(std::string_view prefix, pid_t thread,
+                     const std::string& tasks = "/proc/self/task");
+// Why stacks can't be had here, or an empty string.
 std::string KernelStackUnavailable();
 
 // A call on a thread of its own.

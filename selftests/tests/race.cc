@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <stdexcept>
 
 #include "host/tracefs.h"
@@ -16,24 +17,23 @@ std::string PageOf(const GatedMemory& memory, uint64_t page) {
 }
 
 std::string StepOf(Waits where) {
-  switch (where) {
-    case Waits::kForReaders:
-      return " waits for readers";
-    case Waits::kForReadersAgain:
-      return " waits for readers again";
-    case Waits::kForSlotsLock:
-      break;
-  }
-  return " waits for slots_lock";
+  return where == Waits::kForReaders ? " waits for readers" : " waits for slots_lock";
 }
 
 bool IsWaiting(pid_t thread, Waits where) {
-  const KernelStack stack = KernelStackOf(thread);
-  if (where == Waits::kForSlotsLock) return IsInside(stack, {"__mutex_lock", "kvm_vm_ioctl"});
-  const bool activates =
-      IsInside(stack, {"kvm_swap_active_memslots", "kvm_activate_memslot", "kvm_set_memslot"});
-  return IsInside(stack, {"__synchronize_srcu", "kvm_swap_active_memslots", "kvm_set_memslot"}) &&
-         activates == (where == Waits::kForReadersAgain);
+  if (where == Waits::kForSlotsLock) return WaitsForMutexIn("kvm_", thread);
+  return IsInside(KernelStackOf(thread),
+                  {"__synchronize_srcu", "kvm_swap_active_memslots", "kvm_set_memslot"});
+}
+
+// Shared, because to begin tracing needs grace periods of its own.
+TraceInstance& SharedSrcuTrace() {
+  static const auto trace = [] {
+    auto instance = std::make_unique<TraceInstance>("slotzap-srcu");
+    instance->Enable("workqueue:workqueue_execute_end");
+    return instance;
+  }();
+  return *trace;
 }
 
 }  // namespace
@@ -74,10 +74,11 @@ Race::Command& Race::Start(Guest& guest, std::function<Outcome(Guest&)> command)
                                 std::move(command));
 }
 
-Race::Call& Race::Start(const std::string& name, std::function<KvmStatus()> ioctl) {
-  return calls_.emplace_back(name, [this, name, ioctl = std::move(ioctl)] {
+Race::Call& Race::Start(const std::string& name, std::function<KvmStatus()> ioctl,
+                        Return returning) {
+  return calls_.emplace_back(name, [this, name, ioctl = std::move(ioctl), returning] {
     KvmStatus status = ioctl();
-    order_.Saw(name + " returned");
+    if (returning == Return::kStep) order_.Saw(name + " returned");
     return status;
   });
 }
@@ -104,21 +105,24 @@ void Race::AwaitWaiting(const Call& call, Waits where) {
 // A grace period waits for all readers that are under way when the wait begins, and maybe for some
 // that come a little later, until it has switched to the other of two counters
 // (kernel/rcu/srcutree.c, srcu_flip()).  It does so the first time that it looks at the counters,
-// in process_srcu(), and looks again and again as long as there is somebody to wait for.
+// in process_srcu(), and looks again and again as long as there is somebody to wait for.  A grace
+// period that nobody delays takes no more than kLooks.
 void Race::AwaitNewReaders(const Call& waiting) {
-  TraceInstance trace("slotzap-srcu");
-  trace.Enable("workqueue:workqueue_execute_end");
+  constexpr int kLooks = 4;
+  TraceInstance& trace = SharedSrcuTrace();
+  trace.Clear();
   trace.Start();
   order_.Await(
       "newer readers don't matter",
       [&] {
         std::map<std::string, int> looks;  // by the work, of which each srcu_struct has one
         for (const TraceEvent& event : trace.Read())
-          if (event.fields.ends_with("function process_srcu") && ++looks[event.fields] == 2)
+          if (event.fields.ends_with("function process_srcu") && ++looks[event.fields] > kLooks)
             return true;
         return false;
       },
       [&] { return waiting.run.ended() ? waiting.name + " has returned" : std::string(); });
+  trace.Stop();
 }
 
 void Race::Provide(GatedMemory& memory, uint64_t page) {

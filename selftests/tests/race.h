@@ -44,11 +44,14 @@ class GatedMemory {
   Userfaultfd uffd_;
 };
 
-// Where an ioctl that changes a memslot can be while it waits.
+// Where an ioctl that changes a memslot can wait.
 enum class Waits {
-  kForReaders,  // the memslot is marked invalid, nothing is zapped yet (kvm_invalidate_memslot())
-  kForReadersAgain,  // it is zapped, and replaced; the last wait (kvm_activate_memslot())
-  kForSlotsLock,     // behind another such ioctl
+  // In kvm_swap_active_memslots(): new memslots are in place, and those that may still use the old
+  // ones are waited for.  A delete or move does so twice, after it marked the memslot invalid, and
+  // after it zapped it and took it away.  In between, faults on it are retried; after that there is
+  // no memory.  So what a vCPU finds there tells which one it is.
+  kForReaders,
+  kForSlotsLock,  // behind another such ioctl
 };
 
 // One race.  Whatever is under way when it is destroyed, because the test failed, is let go and
@@ -73,17 +76,20 @@ class Race {
   Race& operator=(const Race&) = delete;
   ~Race();
 
-  // A vCPU executes a command, a thread makes an ioctl.  The end of the latter is a step: "delete
-  // returned".
+  // A vCPU executes a command, a thread makes an ioctl.  The end of the latter is a step, "delete
+  // returned", unless that is kUnordered: of two ioctls, the one that was let go by the other may
+  // be seen to return first.
+  enum class Return { kStep, kUnordered };
   Command& Start(Guest& guest, std::function<Outcome(Guest&)> command);
-  Call& Start(const std::string& name, std::function<KvmStatus()> ioctl);
+  Call& Start(const std::string& name, std::function<KvmStatus()> ioctl,
+              Return returning = Return::kStep);
 
   // Each of these records what it says, in the words of the comment; those that wait throw
   // StepMissed if it can't happen any more.
   void AwaitSleeping(const Command& command, GatedMemory& memory,
                      uint64_t page);  // "vCPU 0 sleeps for page 3 of the victim"
   void AwaitWaiting(const Call& call, Waits where);
-  // "delete waits for readers", "delete waits for readers again", "delete waits for slots_lock"
+  // "delete waits for readers", "delete waits for slots_lock"
   void Provide(GatedMemory& memory, uint64_t page);  // "page 3 of the victim comes"
   void Do(const std::string& step, const std::function<void()>& action) {
     order_.Saw(step);

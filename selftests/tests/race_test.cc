@@ -38,6 +38,49 @@ class FaultRace : public RaceTest {
     return LeavesOf(vm);
   }
   static Leaves LeavesOf(TestVm& vm) { return PresentLeaves(vm.vm().stats().Read()); }
+
+  // A vCPU that sleeps for a page of a memslot, and a thread that deletes the memslot and waits for
+  // that.
+  struct Scene {
+    explicit Scene(TestVm& v)
+        : vm(v), memory("victim", kSize, kSeed), victim(AddSlot(v, kVictim, memory)) {
+      for (uint64_t page = 0; page < kMapped; page++) memory.Provide(page);
+      WarmUp(vm);
+      EXPECT_THAT(vm.guest().TouchRead({{kVictim, kMapped * kPageSize}}), Succeeds());
+      before = LeavesOf(vm);
+    }
+    void Begin(std::function<Outcome(Guest&)> access = Reads(kVictim + kOffset)) {
+      sleeper = &race.Start(vm.guest(), std::move(access));
+      race.AwaitSleeping(*sleeper, memory, kPage);
+      deletion = &race.Start("delete", [this] { return victim.TryDelete(); });
+      race.AwaitWaiting(*deletion, Waits::kForReaders);
+    }
+    // The delete goes on, and does what it should.
+    void End() {
+      EXPECT_FALSE(deletion->run.ended());
+      race.Provide(memory, kPage);
+      EXPECT_THAT(deletion->run.Join(), IsOk());
+      EXPECT_TRUE(sleeper->run.Join().done);
+      EXPECT_THAT(vm.guest().TouchRead({{kVictim, kSize}}), FindsNothingIn({kVictim, kSize}));
+    }
+    // What happened was this, while the delete waited.
+    void ExpectOrder(std::vector<std::string> meanwhile) {
+      meanwhile.insert(meanwhile.begin(),
+                       {"vCPU 0 sleeps for page 3 of the victim", "delete waits for readers"});
+      meanwhile.insert(meanwhile.end(), {"page 3 of the victim comes", "delete returned"});
+      race.ExpectOrder(meanwhile);
+    }
+
+    static constexpr uint64_t kMapped = 3;  // pages, from the first on
+
+    TestVm& vm;
+    GatedMemory memory;
+    MemorySlot victim;
+    Leaves before;  // with those pages mapped
+    Race::Command* sleeper = nullptr;
+    Race::Call* deletion = nullptr;
+    Race race;  // the last one: what it runs uses the others
+  };
 };
 
 // A fault that began before the memslot was deleted ends by mapping the page, and what it mapped
@@ -224,6 +267,8 @@ TEST_P(FaultRace, TheZapHappensDuringAFaultElsewhere) {
   WarmUp(vm);
   ASSERT_THAT(vm.guest(2).Read(victim.page(0)), Returns(memory.word(0)));
   ASSERT_THAT(vm.guest(2).Read(bystander.page(0)), Returns(other_memory.word(0)));
+  const Leaves before = LeavesOf(vm);
+  constexpr uint64_t kUnmapped = 15;
 
   Race race;
   Race::Command& first = race.Start(vm.guest(0), Reads(kVictim + kOffset));
@@ -235,17 +280,24 @@ TEST_P(FaultRace, TheZapHappensDuringAFaultElsewhere) {
   Race::Command& second = race.Start(vm.guest(1), Reads(kOther + kOffset));
   race.AwaitSleeping(second, other_memory, kPage);
   race.Provide(memory, kPage);
-  race.AwaitWaiting(deletion, Waits::kForReadersAgain);
-  // The ioctl has not returned, but the memslot is gone.
+  // A fault on the memslot is retried as long as it is invalid.
+  Race::Command& third = race.Start(vm.guest(2), Reads(victim.page(kUnmapped)));
+  race.order().Await(
+      "the memslot is gone", [&] { return third.run.ended(); }, [] { return std::string(); });
+  EXPECT_THAT(third.run.Join(), IsMmioReadAt(victim.page(kUnmapped)));
+  race.AwaitWaiting(deletion, Waits::kForReaders);
+  first.run.Join();
+  if (!slot_zap_all()) {
+    EXPECT_EQ(LeavesOf(vm).total(), before.total() - 1) << kPrecision;
+  }
   EXPECT_THAT(vm.guest(2).Read(victim.page(0)), IsMmioReadAt(victim.page(0)));
   EXPECT_THAT(vm.guest(2).Read(bystander.page(0)), Returns(other_memory.word(0)));
   race.Provide(other_memory, kPage);
   EXPECT_THAT(deletion.run.Join(), IsOk());
-  first.run.Join();
   EXPECT_THAT(second.run.Join(), Returns(other_memory.word(kPage)));
   race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "delete waits for readers",
                     "newer readers don't matter", "vCPU 1 sleeps for page 3 of the bystander",
-                    "page 3 of the victim comes", "delete waits for readers again",
+                    "page 3 of the victim comes", "the memslot is gone", "delete waits for readers",
                     "page 3 of the bystander comes", "delete returned"});
 
   if (!slot_zap_all() && CurrentMmuMode() == MmuMode::kTdp) {
@@ -327,54 +379,51 @@ TEST_P(FaultRace, ThePageComesWhenTheSlotIsElsewhere) {
   EXPECT_THAT(vm.guest(0).Read(kAway + kOffset), Returns(memory.word(kPage)));
 }
 
+// Turning the dirty log on waits as a delete does.  A page that a write fault mapped writable
+// before must not stay so: the next write has to be logged.
+TEST_P(FaultRace, TheDirtyLogIsTurnedOn) {
+  TestVm vm(Config());
+  Scene scene(vm);
+  Race& race = scene.race;
+  Race::Command& writer =
+      race.Start(vm.guest(), [](Guest& guest) { return guest.Write(kVictim + kOffset, 1); });
+  race.AwaitSleeping(writer, scene.memory, kPage);
+  Race::Call& flags =
+      race.Start("flag change", [&] { return scene.victim.TrySetFlags(KVM_MEM_LOG_DIRTY_PAGES); });
+  race.AwaitWaiting(flags, Waits::kForReaders);
+  race.Provide(scene.memory, kPage);
+  EXPECT_THAT(flags.run.Join(), IsOk());
+  EXPECT_THAT(writer.run.Join(), Succeeds());
+  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "flag change waits for readers",
+                    "page 3 of the victim comes", "flag change returned"});
+  scene.victim.GetDirtyLog();
+  EXPECT_THAT(vm.guest().Write(kVictim + kOffset, 2), Succeeds());
+  EXPECT_THAT(scene.victim.GetDirtyLog(), ElementsAre(kVictim + kOffset));
+  EXPECT_THAT(vm.guest().Write(kVictim, 2), Succeeds());
+  EXPECT_THAT(scene.victim.GetDirtyLog(), ElementsAre(kVictim));
+}
+
+// The host unmaps the page that a fault is about to map: the fault has to look for it again.
+TEST_P(FaultRace, TheHostUnmapsItsPage) {
+  TestVm vm(Config());
+  Scene scene(vm);
+  Race& race = scene.race;
+  Race::Command& reader = race.Start(vm.guest(), Reads(kVictim + kOffset));
+  race.AwaitSleeping(reader, scene.memory, kPage);
+  const uint64_t taken = vm.guest().vcpu().stats().Read("pf_taken");
+  race.Do("the host unmaps page 3", [&] { scene.memory.memory()->Unmap(kOffset, kPageSize); });
+  race.Provide(scene.memory, kPage);
+  EXPECT_THAT(reader.run.Join(), Returns(scene.memory.word(kPage)));
+  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "the host unmaps page 3",
+                    "page 3 of the victim comes"});
+  EXPECT_EQ(vm.guest().vcpu().stats().Read("pf_taken") - taken, 1u)
+      << "the fault was not taken again";
+  EXPECT_EQ(LeavesOf(vm).total(), scene.before.total() + 1);
+}
+
 // --- other ioctls, while a delete waits ----------------------------------------------------------
 
-// A delete that waits for a vCPU's fault, in which something else then happens.
-class DeleteWaits : public FaultRace {
- protected:
-  // Begins the delete, and waits until it waits.
-  struct Scene {
-    explicit Scene(TestVm& v)
-        : vm(v), memory("victim", kSize, kSeed), victim(AddSlot(v, kVictim, memory)) {
-      for (uint64_t page = 0; page < kMapped; page++) memory.Provide(page);
-      WarmUp(vm);
-      EXPECT_THAT(vm.guest().TouchRead({{kVictim, kMapped * kPageSize}}), Succeeds());
-      before = LeavesOf(vm);
-    }
-    void Begin(std::function<Outcome(Guest&)> access = Reads(kVictim + kOffset)) {
-      sleeper = &race.Start(vm.guest(), std::move(access));
-      race.AwaitSleeping(*sleeper, memory, kPage);
-      deletion = &race.Start("delete", [this] { return victim.TryDelete(); });
-      race.AwaitWaiting(*deletion, Waits::kForReaders);
-    }
-    // The delete goes on, and does what it should.
-    void End() {
-      EXPECT_FALSE(deletion->run.ended());
-      race.Provide(memory, kPage);
-      EXPECT_THAT(deletion->run.Join(), IsOk());
-      EXPECT_TRUE(sleeper->run.Join().done);
-      EXPECT_THAT(vm.guest().TouchRead({{kVictim, kSize}}), FindsNothingIn({kVictim, kSize}));
-    }
-    // What happened was this, while the delete waited.
-    void ExpectOrder(std::vector<std::string> meanwhile, std::vector<std::string> after = {}) {
-      meanwhile.insert(meanwhile.begin(),
-                       {"vCPU 0 sleeps for page 3 of the victim", "delete waits for readers"});
-      meanwhile.insert(meanwhile.end(), {"page 3 of the victim comes", "delete returned"});
-      meanwhile.insert(meanwhile.end(), after.begin(), after.end());
-      race.ExpectOrder(meanwhile);
-    }
-
-    static constexpr uint64_t kMapped = 3;  // pages, from the first on
-
-    TestVm& vm;
-    GatedMemory memory;
-    MemorySlot victim;
-    Leaves before;  // with those pages mapped
-    Race::Command* sleeper = nullptr;
-    Race::Call* deletion = nullptr;
-    Race race;  // the last one: what it runs uses the others
-  };
-};
+class DeleteWaits : public FaultRace {};
 
 // Which way to zap is decided when the zap begins, not when the ioctl does.  Linux 6.1 can enable a
 // quirk again, later kernels can't.
@@ -408,12 +457,13 @@ TEST_P(DeleteWaits, ASecondDeleteWaitsForTheFirst) {
               SeesPattern());
   const Leaves before = LeavesOf(vm);
   scene.Begin();
-  Race::Call& second = scene.race.Start("another delete", [&] { return other.TryDelete(); });
+  Race::Call& second = scene.race.Start(
+      "another delete", [&] { return other.TryDelete(); }, Race::Return::kUnordered);
   scene.race.AwaitWaiting(second, Waits::kForSlotsLock);
   EXPECT_EQ(LeavesOf(vm), before) << "something was zapped by a delete that waits";
   scene.End();
   EXPECT_THAT(second.run.Join(), IsOk());
-  scene.ExpectOrder({"another delete waits for slots_lock"}, {"another delete returned"});
+  scene.ExpectOrder({"another delete waits for slots_lock"});
   EXPECT_THAT(vm.guest().TouchRead({other.range()}), FindsNothingIn(other.range()));
   EXPECT_THAT(vm.guest().Verify({PatternOf(bystander, kSeed + 2)}), SeesPattern());
   if (!slot_zap_all() && CurrentMmuMode() == MmuMode::kTdp) {
@@ -427,24 +477,26 @@ TEST_P(DeleteWaits, OnlyOneDeletesASlot) {
   Scene scene(vm);
   scene.Begin();
   MemorySlot same = scene.victim;
-  Race::Call& second = scene.race.Start("another delete", [&] { return same.TryDelete(); });
+  Race::Call& second = scene.race.Start(
+      "another delete", [&] { return same.TryDelete(); }, Race::Return::kUnordered);
   scene.race.AwaitWaiting(second, Waits::kForSlotsLock);
   scene.End();
   EXPECT_THAT(second.run.Join(), FailsWith(EINVAL));
-  scene.ExpectOrder({"another delete waits for slots_lock"}, {"another delete returned"});
+  scene.ExpectOrder({"another delete waits for slots_lock"});
 }
 
-TEST_P(DeleteWaits, AMoveOfTheSameSlotFails) {
+// It comes too late to be a move: the memslot is gone, and this creates it.
+TEST_P(DeleteWaits, TheSlotIsMoved) {
   TestVm vm(Config());
   Scene scene(vm);
   scene.Begin();
-  // To KVM this is a new memslot by then: it is created.
   MemorySlot same = scene.victim;
-  Race::Call& move = scene.race.Start("move", [&] { return same.TryMoveTo(kAway); });
+  Race::Call& move = scene.race.Start(
+      "move", [&] { return same.TryMoveTo(kAway); }, Race::Return::kUnordered);
   scene.race.AwaitWaiting(move, Waits::kForSlotsLock);
   scene.End();
   EXPECT_THAT(move.run.Join(), IsOk());
-  scene.ExpectOrder({"move waits for slots_lock"}, {"move returned"});
+  scene.ExpectOrder({"move waits for slots_lock"});
   EXPECT_THAT(vm.guest().Read(kAway + kOffset), Returns(scene.memory.word(kPage)));
 }
 
@@ -459,44 +511,22 @@ TEST_P(DeleteWaits, TheDirtyLogIsRead) {
   scene.Begin();
   std::vector<Gpa> dirty;
   std::vector<Gpa> none;
-  Race::Call& of_other =
-      scene.race.Start("dirty log of another", [&] { return other.TryGetDirtyLog(dirty); });
+  Race::Call& of_other = scene.race.Start(
+      "dirty log of another", [&] { return other.TryGetDirtyLog(dirty); },
+      Race::Return::kUnordered);
   scene.race.AwaitWaiting(of_other, Waits::kForSlotsLock);
-  Race::Call& of_victim =
-      scene.race.Start("dirty log", [&] { return scene.victim.TryGetDirtyLog(none); });
+  Race::Call& of_victim = scene.race.Start(
+      "dirty log", [&] { return scene.victim.TryGetDirtyLog(none); }, Race::Return::kUnordered);
   scene.race.AwaitWaiting(of_victim, Waits::kForSlotsLock);
   scene.End();
-  // A mutex is handed on in the order in which it was asked for.
+  scene.ExpectOrder(
+      {"dirty log of another waits for slots_lock", "dirty log waits for slots_lock"});
   EXPECT_THAT(of_other.run.Join(), IsOk());
   EXPECT_THAT(of_victim.run.Join(), FailsWith(ENOENT));
   EXPECT_THAT(dirty, ElementsAre(other.page(5)));
   EXPECT_THAT(none, ElementsAre());
   EXPECT_THAT(vm.guest().Write(other.page(6), 1), Succeeds());
   EXPECT_THAT(other.GetDirtyLog(), ElementsAre(other.page(6)));
-}
-
-// Turning the dirty log on waits as a delete does.  A page that a write fault mapped writable
-// before must not stay so: the next write has to be logged.
-TEST_P(DeleteWaits, NotButTheDirtyLogIsTurnedOn) {
-  TestVm vm(Config());
-  Scene scene(vm);
-  Race& race = scene.race;
-  Race::Command& writer =
-      race.Start(vm.guest(), [](Guest& guest) { return guest.Write(kVictim + kOffset, 1); });
-  race.AwaitSleeping(writer, scene.memory, kPage);
-  Race::Call& flags =
-      race.Start("flag change", [&] { return scene.victim.TrySetFlags(KVM_MEM_LOG_DIRTY_PAGES); });
-  race.AwaitWaiting(flags, Waits::kForReadersAgain);
-  race.Provide(scene.memory, kPage);
-  EXPECT_THAT(flags.run.Join(), IsOk());
-  EXPECT_THAT(writer.run.Join(), Succeeds());
-  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "flag change waits for readers again",
-                    "page 3 of the victim comes", "flag change returned"});
-  scene.victim.GetDirtyLog();
-  EXPECT_THAT(vm.guest().Write(kVictim + kOffset, 2), Succeeds());
-  EXPECT_THAT(scene.victim.GetDirtyLog(), ElementsAre(kVictim + kOffset));
-  EXPECT_THAT(vm.guest().Write(kVictim, 2), Succeeds());
-  EXPECT_THAT(scene.victim.GetDirtyLog(), ElementsAre(kVictim));
 }
 
 // The host unmaps pages of a memslot that is marked invalid: they go at once, nobody is waited for.
@@ -511,24 +541,6 @@ TEST_P(DeleteWaits, TheHostUnmapsPages) {
   EXPECT_EQ(report.dropped(), (Leaves{1, 0, 0})) << report;
   scene.End();
   scene.ExpectOrder({"the host unmaps page 0"});
-}
-
-// The same page, which a fault is about to map: the fault has to look for it again.
-TEST_P(DeleteWaits, NotButTheHostUnmapsThePage) {
-  TestVm vm(Config());
-  Scene scene(vm);
-  Race& race = scene.race;
-  Race::Command& reader = race.Start(vm.guest(), Reads(kVictim + kOffset));
-  race.AwaitSleeping(reader, scene.memory, kPage);
-  const uint64_t taken = vm.guest().vcpu().stats().Read("pf_taken");
-  race.Do("the host unmaps page 3", [&] { scene.memory.memory()->Unmap(kOffset, kPageSize); });
-  race.Provide(scene.memory, kPage);
-  EXPECT_THAT(reader.run.Join(), Returns(scene.memory.word(kPage)));
-  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "the host unmaps page 3",
-                    "page 3 of the victim comes"});
-  EXPECT_EQ(vm.guest().vcpu().stats().Read("pf_taken") - taken, 1u)
-      << "the fault was not taken again";
-  EXPECT_EQ(LeavesOf(vm).total(), scene.before.total() + 1);
 }
 
 TEST_P(DeleteWaits, AVcpuIsCreated) {

@@ -47,6 +47,30 @@ TEST(KernelStack, OfAThread) {
   EXPECT_TRUE(KernelStackOf(18, dir.path()).empty()) << "there is no such thread";
 }
 
+TEST(ThreadState, ComesAfterTheName) {
+  const TempDir dir;
+  dir.Write("17/stat", "17 (a) D (b) S 1 2 3\n");
+  dir.Write("18/stat", "18 (a) \n");
+  EXPECT_EQ(ThreadStateOf(17, dir.path()), 'S');
+  EXPECT_EQ(ThreadStateOf(18, dir.path()), '\n');
+  EXPECT_EQ(ThreadStateOf(19, dir.path()), '\0') << "there is no such thread";
+  EXPECT_EQ(ThreadStateOf(gettid()), 'R');
+}
+
+TEST(WaitsForMutexIn, ASleepWithoutAFunctionThatSleeps) {
+  const TempDir dir;
+  dir.Write("17/stat", "17 (a) D 1");
+  dir.Write("17/stack", "[<0>] kvm_vm_ioctl+0x1/0x2 [kvm]\n[<0>] __x64_sys_ioctl+0x1/0x2\n");
+  EXPECT_TRUE(WaitsForMutexIn("kvm_", 17, dir.path()));
+  EXPECT_FALSE(WaitsForMutexIn("__x64", 17, dir.path())) << "it's not at the top";
+  dir.Write("17/stat", "17 (a) R 1");
+  EXPECT_FALSE(WaitsForMutexIn("kvm_", 17, dir.path()));
+  dir.Write("17/stat", "17 (a) D 1");
+  dir.Write("17/stack", kStack);
+  EXPECT_FALSE(WaitsForMutexIn("kvm_", 17, dir.path())) << "it waits for readers";
+  EXPECT_FALSE(WaitsForMutexIn("kvm_", 18, dir.path()));
+}
+
 TEST(BackgroundCall, ReturnsWhatTheCallReturned) {
   BackgroundCall<int> call([] { return 42; });
   EXPECT_EQ(call.Join(), 42);
@@ -60,8 +84,7 @@ TEST(BackgroundCall, ThrowsWhatTheCallThrew) {
 }
 
 TEST(BackgroundCall, TheKernelSaysWhereItSleeps) {
-  if (const std::string reason = KernelStackUnavailable(); !reason.empty())
-    GTEST_SKIP() << reason;
+  if (const std::string reason = KernelStackUnavailable(); !reason.empty()) GTEST_SKIP() << reason;
   int ends[2];
   ASSERT_EQ(pipe(ends), 0);
   const FileDescriptor reading(ends[0]);
