@@ -33,6 +33,7 @@ struct Flags {
   int timeout = 60;  // seconds
   std::string results;
   std::string kernel_log = "/dev/kmsg";
+  bool hold_vm = false;
   std::vector<std::string> others;  // for GoogleTest
 };
 
@@ -61,6 +62,9 @@ std::optional<int> ParseFlags(int argc, char** argv, const HarnessOptions& optio
       ->check(CLI::PositiveNumber);
   app.add_option("--results", flags.results, "Directory for results.json and junit.xml")
       ->envname("SLOTZAP_RESULTS");
+  if (options.hold_vm)
+    app.add_flag("--hold-vm", flags.hold_vm,
+                 "Keep a VM with a vCPU open from before the first test to after the last");
   // For the harness's own tests, which can't cause real splats; hidden by having no group.
   app.add_option("--kernel-log", flags.kernel_log)->group("");
   try {
@@ -152,6 +156,8 @@ std::unique_ptr<KernelLog> OpenGate(bool wanted, const std::string& path, std::s
 int RunTests(const HarnessOptions& options, const Flags& flags) {
   RunInfo info = DescribeRun(options, flags);
   const auto log = OpenGate(options.kernel_log_gate, flags.kernel_log, info.gate);
+  const std::shared_ptr<void> held = flags.hold_vm ? options.hold_vm() : nullptr;
+  info.vm_held = held != nullptr;
   Session session(std::move(info), flags.results);
   Watchdog watchdog(std::chrono::seconds(flags.timeout),
                     [&](std::chrono::seconds limit) { EndHungProcess(session, limit); });

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <string>
 
 namespace slotzap {
@@ -16,6 +17,9 @@ struct HarnessOptions {
   std::function<bool()> promises_precision{};
   // A splat in the kernel log fails the test that ran.
   bool kernel_log_gate = true;
+  // If given, there is a flag --hold-vm.  It calls this before the first test, and what comes back
+  // lives until the last one is over: a VM, so that KVM doesn't become idle between tests.
+  std::function<std::shared_ptr<void>()> hold_vm = nullptr;
 };
 
 enum ExitStatus { kExitPassed = 0, kExitFailed = 1, kExitSkipped = 4 };

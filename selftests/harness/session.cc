@@ -83,6 +83,7 @@ void Session::Begin(size_t tests) {
   PrintDiagnostic("kernel log gate: " + info_.gate);
   if (!info_.precision_promised)
     PrintDiagnostic("this kernel does not promise precision: what lacks it is marked TODO");
+  if (info_.vm_held) PrintDiagnostic("a VM with a vCPU is held open all along");
 }
 
 void Session::Plan(std::vector<TestRecord> tests) {

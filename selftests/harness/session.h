@@ -22,6 +22,7 @@ struct RunInfo {
   std::string again;     // the command that runs the tests again, FILTER= apart
   // Whether the kernel promises precision (harness/precision.h), so that lacking it is a failure.
   bool precision_promised = true;
+  bool vm_held = false;  // a VM is kept open all along
 };
 
 enum class Outcome {

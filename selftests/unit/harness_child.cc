@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 
 #include "harness/main.h"
 #include "harness/precision.h"
@@ -81,6 +83,12 @@ class ChildTearDownHangs : public testing::Test {
 };
 TEST_F(ChildTearDownHangs, Runs) {}
 
+// Stands in for a VM.
+struct HeldVm {
+  HeldVm() { puts("# VM opened"); }
+  ~HeldVm() { puts("# VM closed"); }
+};
+
 class ChildParameter : public testing::TestWithParam<bool> {};
 TEST_P(ChildParameter, Passes) {}
 INSTANTIATE_TEST_SUITE_P(Quirk, ChildParameter, testing::Bool(),
@@ -94,5 +102,6 @@ int main(int argc, char** argv) {
       argc, argv,
       {.needs_kvm = false,
        .promises_precision = [] { return std::getenv("CHILD_PROMISES_NOTHING") == nullptr; },
-       .kernel_log_gate = std::getenv("CHILD_KERNEL_LOG") != nullptr});
+       .kernel_log_gate = std::getenv("CHILD_KERNEL_LOG") != nullptr,
+       .hold_vm = [] { return std::make_shared<slotzap::HeldVm>(); }});
 }

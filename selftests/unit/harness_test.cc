@@ -56,6 +56,16 @@ std::string Head(int tests, const std::string& gate = "OFF (these tests don't ne
          "\n# kernel K\n# kernel log gate: " + gate + "\n";
 }
 
+TEST(Harness, AVmIsHeldFromBeforeTheFirstTestToAfterTheLast) {
+  const std::string tests =
+      "ok 1 Child.Passes # T s\n"
+      "# passed 1, failed 0, skipped 0\n";
+  EXPECT_EQ(RunTests("Child.Passes").output, Head(1) + tests);
+  EXPECT_EQ(RunTests("Child.Passes", "--hold-vm").output,
+            "# VM opened\n" + Head(1) + "# a VM with a vCPU is held open all along\n" + tests +
+                "# VM closed\n");
+}
+
 TEST(Harness, EveryOutcomeHasItsLine) {
   const Child run = RunTests("Child.Passes:Child.Fails:Child.Skips:*ChildParameter*");
   EXPECT_EQ(run.output, Head(5) +
