@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "host/task.h"
 
+#include <sched.h>
+
 #include <system_error>
 
 #include "base/file_descriptor.h"
@@ -60,6 +62,33 @@ bool WaitsForMutexIn(std::string_view prefix, pid_t thread, const std::string& t
   const KernelStack stack = KernelStackOf(thread, tasks);
   return ThreadStateOf(thread, tasks) == 'D' && !stack.empty() && stack.front().starts_with(prefix);
 }
+
+namespace {
+
+bool RunOn(const std::vector<int>& cpus) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cpus) CPU_SET(static_cast<size_t>(cpu), &set);
+  return sched_setaffinity(0, sizeof(set), &set) == 0;
+}
+
+}  // namespace
+
+std::vector<int> AllowedCpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) ThrowErrno("sched_getaffinity");
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(static_cast<size_t>(cpu), &set)) cpus.push_back(cpu);
+  return cpus;
+}
+
+CpuPin::CpuPin(int cpu) : before_(AllowedCpus()) {
+  if (!RunOn({cpu})) ThrowErrno("run on CPU " + std::to_string(cpu));
+}
+
+CpuPin::~CpuPin() { RunOn(before_); }
 
 std::string KernelStackUnavailable() {
   try {

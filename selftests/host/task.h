@@ -44,6 +44,22 @@ bool WaitsForMutexIn(std::string_view prefix, pid_t thread,
 // Why stacks can't be had here, or an empty string.
 std::string KernelStackUnavailable();
 
+// The CPUs that the calling thread may run on, in ascending order.
+std::vector<int> AllowedCpus();
+
+// The calling thread runs on this CPU only, and so do threads that it makes, until destroyed by the
+// same thread.  Throws std::system_error if it may not.
+class CpuPin {
+ public:
+  explicit CpuPin(int cpu);
+  CpuPin(const CpuPin&) = delete;
+  CpuPin& operator=(const CpuPin&) = delete;
+  ~CpuPin();
+
+ private:
+  std::vector<int> before_;
+};
+
 // A call on a thread of its own.
 //   BackgroundCall<KvmStatus> deletion([&] { return slot.TryDelete(); });
 //   while (!deletion.ended() && !IsInside(KernelStackOf(deletion.thread()), {"__mutex_lock"}))

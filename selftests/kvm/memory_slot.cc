@@ -46,10 +46,18 @@ void GuestMemory::Write(uint64_t offset, std::span<const std::byte> bytes) const
 }
 
 void GuestMemory::Unmap(uint64_t offset, uint64_t size) const {
+  Advise(offset, size, MADV_DONTNEED, "unmap ");
+}
+
+void GuestMemory::Free(uint64_t offset, uint64_t size) const {
+  Advise(offset, size, MADV_REMOVE, "free ");
+}
+
+void GuestMemory::Advise(uint64_t offset, uint64_t size, int advice, const char* what) const {
+  const std::string text = what + SizeString(size) + " of guest memory";
   if (size > this->size() || offset > this->size() - size)
-    throw std::out_of_range("unmap beyond the end of guest memory");
-  if (madvise(data() + offset, size, MADV_DONTNEED) != 0)
-    ThrowErrno("unmap " + SizeString(size) + " of guest memory");
+    throw std::out_of_range(text + " beyond its end");
+  if (madvise(data() + offset, size, advice) != 0) ThrowErrno(text);
 }
 
 std::vector<Gpa> DirtyPages(std::span<const uint64_t> bitmap, Gpa gpa) {
@@ -111,9 +119,9 @@ KvmStatus MemorySlot::TryGetDirtyLog(std::vector<Gpa>& dirty) const {
   kvm_dirty_log log = {};
   log.slot = static_cast<uint32_t>(config_.address_space) << 16 | id_;
   log.dirty_bitmap = bitmap.data();
-  KvmStatus status = SLOTZAP_IOCTL(vm_->fd(), KVM_GET_DIRTY_LOG, &log,
-                                   "address space " + std::to_string(config_.address_space) +
-                                       ", slot " + std::to_string(id_));
+  KvmStatus status = SLOTZAP_IOCTL(
+      vm_->fd(), KVM_GET_DIRTY_LOG, &log,
+      "address space " + std::to_string(config_.address_space) + ", slot " + std::to_string(id_));
   if (status.ok()) dirty = DirtyPages(bitmap, config_.gpa);
   return status;
 }

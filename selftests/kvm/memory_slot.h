@@ -39,8 +39,13 @@ class GuestMemory {
   // madvise(MADV_DONTNEED): unmaps pages from this process, and so from every guest.  What is in
   // the memory file stays.
   void Unmap(uint64_t offset, uint64_t size) const;
+  // madvise(MADV_REMOVE): the same, and the pages of the memory file are freed.  The next access
+  // gets new ones, with zeroes.
+  void Free(uint64_t offset, uint64_t size) const;
 
  private:
+  void Advise(uint64_t offset, uint64_t size, int advice, const char* what) const;
+
   explicit GuestMemory(Mapping mapping, FileDescriptor file = {})
       : file_(std::move(file)), mapping_(std::move(mapping)) {}
 

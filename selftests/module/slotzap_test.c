@@ -2,11 +2,16 @@
 /*
  * Does to a VM what otherwise takes an assigned device: non-coherent DMA, which comes from an IOMMU
  * without snoop control, and a page-track client, such as KVMGT.  Also has KVM zap
- * what is shared of a range of gfns.  For tests only: it belongs on an emulated host, and is never
- * installed.
+ * what is shared of a range of gfns, and holds a thread where a race is to be tested.  For tests
+ * only: it belongs on an emulated host, and is never installed.
  */
+#include <linux/atomic.h>
+#include <linux/cpumask.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/irqflags.h>
+#include <linux/kprobes.h>
+#include <linux/ktime.h>
 #include <linux/kvm_host.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
@@ -28,6 +33,11 @@ struct slotzap_test {
 	/* Written under the VM's slots_lock, read by the ioctl. */
 	spinlock_t gone_lock;
 	struct slotzap_test_slots_gone gone;
+	struct kretprobe probe;
+	bool probing;
+	struct slotzap_test_hold hold;
+	/* enum slotzap_test_hold_state */
+	atomic_t hold_state;
 };
 
 static long slotzap_test_attach(struct slotzap_test *test, int fd)
@@ -158,6 +168,115 @@ static long slotzap_test_zap_shared(struct slotzap_test *test, void __user *from
 }
 #endif
 
+static struct slotzap_test *slotzap_test_of(struct kretprobe_instance *ri)
+{
+	return container_of(get_kretprobe(ri), struct slotzap_test, probe);
+}
+
+/*
+ * Holds this thread, the first one that comes here.  By way of ftrace, a probe leaves interrupts
+ * on; without that, other processors might wait in vain for this one to answer theirs.
+ */
+static void slotzap_test_hold_here(struct slotzap_test *test)
+{
+	ktime_t end = ktime_add_ms(ktime_get(), SLOTZAP_TEST_HOLD_LIMIT_MS);
+
+	if (atomic_cmpxchg(&test->hold_state, SLOTZAP_TEST_WAITING, SLOTZAP_TEST_HELD) !=
+	    SLOTZAP_TEST_WAITING)
+		return;
+
+	while (atomic_read(&test->hold_state) == SLOTZAP_TEST_HELD) {
+		if (irqs_disabled() || ktime_after(ktime_get(), end))
+			atomic_cmpxchg(&test->hold_state, SLOTZAP_TEST_HELD,
+				       SLOTZAP_TEST_GIVEN_UP);
+		cpu_relax();
+	}
+}
+
+/* At the beginning of kvm_faultin_pfn(vcpu, ...).  0: its end is of interest. */
+static int slotzap_test_faultin(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = slotzap_test_of(ri);
+	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)regs_get_kernel_argument(regs, 0);
+
+	return vcpu->kvm != test->kvm || vcpu->vcpu_id != test->hold.vcpu_id;
+}
+
+/* At the beginning of kvm_arch_flush_shadow_memslot(kvm, ...). */
+static int slotzap_test_zap(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = slotzap_test_of(ri);
+
+	if ((struct kvm *)regs_get_kernel_argument(regs, 0) != test->kvm)
+		return 1;
+
+	if (test->hold.place == SLOTZAP_TEST_BEFORE_ZAP)
+		slotzap_test_hold_here(test);
+	return test->hold.place != SLOTZAP_TEST_AFTER_ZAP;
+}
+
+static int slotzap_test_returns(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = slotzap_test_of(ri);
+
+	/* Not if kvm_faultin_pfn() found none; RET_PF_CONTINUE is 0. */
+	if (test->hold.place == SLOTZAP_TEST_AFTER_ZAP || !(int)regs_return_value(regs))
+		slotzap_test_hold_here(test);
+	return 0;
+}
+
+static long slotzap_test_hold(struct slotzap_test *test, void __user *from)
+{
+	struct slotzap_test_hold hold;
+	long r;
+
+	if (copy_from_user(&hold, from, sizeof(hold)))
+		return -EFAULT;
+
+	if (hold.place > SLOTZAP_TEST_AFTER_ZAP)
+		return -EINVAL;
+
+	if (test->probing)
+		return -EBUSY;
+
+	if (num_online_cpus() < 2)
+		return -EOPNOTSUPP;
+
+	test->hold = hold;
+	atomic_set(&test->hold_state, SLOTZAP_TEST_WAITING);
+	memset(&test->probe, 0, sizeof(test->probe));
+	test->probe.handler = slotzap_test_returns;
+	if (hold.place == SLOTZAP_TEST_PAGE_FOUND) {
+		test->probe.kp.symbol_name = "kvm_faultin_pfn";
+		test->probe.entry_handler = slotzap_test_faultin;
+	} else {
+		test->probe.kp.symbol_name = "kvm_arch_flush_shadow_memslot";
+		test->probe.entry_handler = slotzap_test_zap;
+	}
+	r = register_kretprobe(&test->probe);
+	if (r) {
+		atomic_set(&test->hold_state, SLOTZAP_TEST_NOT_ASKED_FOR);
+		return -EOPNOTSUPP;
+	}
+	test->probing = true;
+	return 0;
+}
+
+/* Whoever is held goes on; nobody will be held any more. */
+static long slotzap_test_release_hold(struct slotzap_test *test)
+{
+	if (!test->probing)
+		return 0;
+
+	if (atomic_cmpxchg(&test->hold_state, SLOTZAP_TEST_HELD, SLOTZAP_TEST_RELEASED) ==
+	    SLOTZAP_TEST_WAITING)
+		atomic_cmpxchg(&test->hold_state, SLOTZAP_TEST_WAITING,
+			       SLOTZAP_TEST_NOT_ASKED_FOR);
+	unregister_kretprobe(&test->probe);
+	test->probing = false;
+	return 0;
+}
+
 static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 {
 	struct slotzap_test *test = filp->private_data;
@@ -176,6 +295,12 @@ static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned lon
 		r = slotzap_test_slots_gone(test, (void __user *)arg);
 	else if (cmd == SLOTZAP_TEST_ZAP_SHARED)
 		r = slotzap_test_zap_shared(test, (void __user *)arg);
+	else if (cmd == SLOTZAP_TEST_HOLD)
+		r = slotzap_test_hold(test, (void __user *)arg);
+	else if (cmd == SLOTZAP_TEST_RELEASE)
+		r = slotzap_test_release_hold(test);
+	else if (cmd == SLOTZAP_TEST_HOLD_STATE)
+		r = atomic_read(&test->hold_state);
 	else
 		r = -ENOTTY;
 	mutex_unlock(&test->lock);
@@ -199,6 +324,7 @@ static int slotzap_test_release(struct inode *inode, struct file *filp)
 {
 	struct slotzap_test *test = filp->private_data;
 
+	slotzap_test_release_hold(test);
 	if (test->kvm) {
 		slotzap_test_set_noncoherent(test, false);
 		if (test->watching)

@@ -42,3 +42,44 @@ struct slotzap_test_gfn_range {
 };
 
 #define SLOTZAP_TEST_ZAP_SHARED _IOW('Z', 4, struct slotzap_test_gfn_range)
+
+/*
+ * Hold a thread that works for the VM at a certain place in KVM, once, until it is released, but
+ * for no longer than SLOTZAP_TEST_HOLD_LIMIT_MS.  It spins there, without being preempted: whoever
+ * is to do something meanwhile has to run on another processor.  Fails with EOPNOTSUPP if there is
+ * no other one or KVM can't be probed at this place, with EBUSY if this open file was asked before
+ * and not told to release.
+ */
+enum slotzap_test_place {
+	/* A vCPU found the page that it faulted on, and is about to take mmu_lock and map it. */
+	SLOTZAP_TEST_PAGE_FOUND,
+	/* A memslot is marked invalid, who uses it as valid is gone, nothing is zapped yet. */
+	SLOTZAP_TEST_BEFORE_ZAP,
+	/* It is zapped, and still marked invalid. */
+	SLOTZAP_TEST_AFTER_ZAP,
+};
+
+struct slotzap_test_hold {
+	/* enum slotzap_test_place */
+	__u32 place;
+	/* Which vCPU, by its id; for the first of the places. */
+	__u32 vcpu_id;
+};
+
+#define SLOTZAP_TEST_HOLD_LIMIT_MS 5000
+
+#define SLOTZAP_TEST_HOLD _IOW('Z', 5, struct slotzap_test_hold)
+
+#define SLOTZAP_TEST_RELEASE _IO('Z', 6)
+
+/* What became of it; returned by SLOTZAP_TEST_HOLD_STATE. */
+enum slotzap_test_hold_state {
+	SLOTZAP_TEST_NOT_ASKED_FOR,
+	SLOTZAP_TEST_WAITING,
+	SLOTZAP_TEST_HELD,
+	SLOTZAP_TEST_RELEASED,
+	/* The time was over, or nobody may spin there: what was to be tested wasn't. */
+	SLOTZAP_TEST_GIVEN_UP,
+};
+
+#define SLOTZAP_TEST_HOLD_STATE _IO('Z', 7)

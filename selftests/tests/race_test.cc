@@ -5,8 +5,10 @@
 // what happened.
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "tests/race.h"
+#include "tests/test_device.h"
 
 namespace slotzap {
 namespace {
@@ -578,6 +580,157 @@ TEST_P(DeleteWaits, AnotherVmGoes) {
   scene.ExpectOrder({"another VM's slot is deleted", "another VM goes"});
 }
 
+// --- a thread that is held in KVM ----------------------------------------------------------------
+
+// The test module holds a thread, which spins on a CPU of its own; everybody else is on another.
+class HeldRace : public FaultRace {
+ protected:
+  void SetUp() override {
+    FaultRace::SetUp();
+    if (IsSkipped()) return;
+    if (const std::string reason = TestDevice::Unavailable(); !reason.empty())
+      GTEST_SKIP() << reason;
+    const std::vector<int> cpus = AllowedCpus();
+    if (cpus.size() < 2) GTEST_SKIP() << "needs a CPU for the thread that is held, and another one";
+    held_cpu_ = cpus[0];
+    others_.emplace(cpus[1]);
+  }
+
+  // Whoever holds goes on when this goes, even if the test fails.
+  struct Hold {
+    Hold(TestVm& vm, slotzap_test_place place, unsigned vcpu = 0)
+        : device(vm.vm()), status(device.TryHold(place, vcpu)) {}
+    std::string Unavailable() const {
+      return status.error() == EOPNOTSUPP ? "KVM can't be probed here" : "";
+    }
+    void Await(Race& race, const std::string& step) {
+      race.order().Await(
+          step, [&] { return device.HoldState() == SLOTZAP_TEST_HELD; },
+          [&] {
+            return device.HoldState() == SLOTZAP_TEST_GIVEN_UP ? "it was not held long enough" : "";
+          });
+    }
+    // Whether it was held all the time up to now.
+    void Release(Race& race, const std::string& step) {
+      EXPECT_EQ(device.HoldState(), SLOTZAP_TEST_HELD) << "it was not held long enough";
+      race.Do(step, [&] { device.Release(); });
+    }
+    TestDevice device;
+    KvmStatus status;
+  };
+
+  template <typename Function>
+  auto OnHeldCpu(Function function) const {
+    return [function, cpu = held_cpu_](auto&&... args) {
+      const CpuPin pin(cpu);
+      return function(args...);
+    };
+  }
+
+  // The delete is held between two of its steps: the memslot is marked invalid.
+  void HoldADelete(slotzap_test_place place);
+
+ private:
+  int held_cpu_ = 0;
+  std::optional<CpuPin> others_;
+};
+
+// A fault has found its page, and the host takes the page away, and puts another one in its place.
+// What the fault found must not be mapped.
+TEST_P(HeldRace, TheHostReplacesThePageThatWasFound) {
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddFilledSlot(kVictim, kSize, kSeed);
+  WarmUp(vm);
+  Race race;
+  Hold hold(vm, SLOTZAP_TEST_PAGE_FOUND);
+  if (!hold.Unavailable().empty()) GTEST_SKIP() << hold.Unavailable();
+  Race::Command& reader = race.Start(vm.guest(), OnHeldCpu(Reads(kVictim + kOffset)));
+  hold.Await(race, "vCPU 0 found its page");
+  race.Do("the host replaces the page", [&] {
+    slot.memory().Free(kOffset, kPageSize);
+    slot.memory().Store(kOffset, 0x600d);
+  });
+  hold.Release(race, "vCPU 0 goes on");
+  EXPECT_THAT(reader.run.Join(), Returns(0x600d));
+  race.ExpectOrder({"vCPU 0 found its page", "the host replaces the page", "vCPU 0 goes on"});
+  slot.Store(kVictim + kOffset, 0x900d);
+  EXPECT_THAT(vm.guest().Read(kVictim + kOffset), Returns(0x900d));
+}
+
+// A fault has found its page, and its memslot is deleted.
+TEST_P(HeldRace, TheSlotOfThePageThatWasFoundIsDeleted) {
+  TestVm vm(Config());
+  MemorySlot victim = vm.AddFilledSlot(kVictim, kSize, kSeed);
+  const Leaves before = WarmUp(vm);
+  Race race;
+  Hold hold(vm, SLOTZAP_TEST_PAGE_FOUND);
+  if (!hold.Unavailable().empty()) GTEST_SKIP() << hold.Unavailable();
+  Race::Command& reader = race.Start(vm.guest(), OnHeldCpu(Reads(kVictim + kOffset)));
+  hold.Await(race, "vCPU 0 found its page");
+  Race::Call& deletion = race.Start("delete", [&] { return victim.TryDelete(); });
+  race.AwaitWaiting(deletion, Waits::kForReaders);
+  hold.Release(race, "vCPU 0 goes on");
+  EXPECT_THAT(deletion.run.Join(), IsOk());
+  EXPECT_THAT(reader.run.Join(), AnyOf(Returns(guest::PatternWord(kSeed, kOffset / 8)),
+                                       IsMmioReadAt(kVictim + kOffset)));
+  race.ExpectOrder(
+      {"vCPU 0 found its page", "delete waits for readers", "vCPU 0 goes on", "delete returned"});
+  EXPECT_THAT(vm.guest().TouchRead({victim.range()}), FindsNothingIn(victim.range()));
+  if (!slot_zap_all()) {
+    EXPECT_EQ(LeavesOf(vm), before) << kPrecision;
+  }
+}
+
+void HeldRace::HoldADelete(slotzap_test_place place) {
+  const bool zapped = place == SLOTZAP_TEST_AFTER_ZAP;
+  const std::string stands =
+      std::string("delete stands ") + (zapped ? "after" : "before") + " the zap";
+  TestVm vm(Config(3));
+  MemorySlot victim = vm.AddFilledSlot(kVictim, kSize, kSeed);
+  MemorySlot bystander = vm.AddFilledSlot(kOther, kSize, kSeed + 1);
+  const Leaves without = WarmUp(vm);
+  ASSERT_THAT(vm.guest(2).Read(victim.page(0)), Returns(guest::PatternWord(kSeed, 0)));
+  const Leaves with = LeavesOf(vm);
+  Race race;
+  Hold hold(vm, place);
+  if (!hold.Unavailable().empty()) GTEST_SKIP() << hold.Unavailable();
+  Race::Call& deletion = race.Start("delete", OnHeldCpu([&] { return victim.TryDelete(); }));
+  hold.Await(race, stands);
+
+  // What was mapped: it still is, or the vCPU waits for what comes after it.
+  Race::Command* mapped = nullptr;
+  if (zapped) {
+    mapped = &race.Start(vm.guest(2), Reads(victim.page(0)));
+    mapped->run.WaitForExits(kRetries);
+    EXPECT_FALSE(mapped->run.ended()) << "a fault on an invalid memslot did not wait";
+  } else {
+    EXPECT_EQ(LeavesOf(vm), with);
+    EXPECT_THAT(vm.guest(2).Read(victim.page(0)), Returns(guest::PatternWord(kSeed, 0)));
+  }
+  // What was not: nothing may appear behind the zap, and nothing to be forgotten before it.
+  Race::Command& unmapped = race.Start(vm.guest(1), Reads(victim.page(-1)));
+  unmapped.run.WaitForExits(kRetries);
+  EXPECT_FALSE(unmapped.run.ended()) << "a fault on an invalid memslot did not wait";
+  if (!slot_zap_all() || !zapped) {
+    EXPECT_EQ(LeavesOf(vm), zapped ? without : with) << kPrecision;
+  }
+  race.order().Saw("others retry their faults");
+  // Other memslots don't wait.
+  EXPECT_THAT(vm.guest(0).Verify({PatternOf(bystander, kSeed + 1)}), SeesPattern());
+  hold.Release(race, "delete goes on");
+  EXPECT_THAT(deletion.run.Join(), IsOk());
+  if (mapped != nullptr) {
+    EXPECT_THAT(mapped->run.Join(), IsMmioReadAt(victim.page(0)));
+  }
+  EXPECT_THAT(unmapped.run.Join(), IsMmioReadAt(victim.page(-1)));
+  race.ExpectOrder({stands, "others retry their faults", "delete goes on", "delete returned"});
+  for (unsigned i = 0; i < vm.vcpus(); i++)
+    EXPECT_THAT(vm.guest(i).TouchRead({victim.range()}), FindsNothingIn(victim.range()));
+}
+
+TEST_P(HeldRace, FaultsBetweenTheMarkAndTheZap) { HoldADelete(SLOTZAP_TEST_BEFORE_ZAP); }
+TEST_P(HeldRace, FaultsBehindTheZap) { HoldADelete(SLOTZAP_TEST_AFTER_ZAP); }
+
 // --- a vCPU that is out of KVM_RUN ---------------------------------------------------------------
 
 class PausedVcpu : public RaceTest {};
@@ -637,6 +790,7 @@ TEST_P(PausedVcpu, ASlotIsReplaced) {
 
 SLOTZAP_INSTANTIATE(FaultRace);
 SLOTZAP_INSTANTIATE(DeleteWaits);
+SLOTZAP_INSTANTIATE(HeldRace);
 SLOTZAP_INSTANTIATE(PausedVcpu);
 
 }  // namespace

@@ -50,6 +50,20 @@ class TestDevice {
                          "gfns " + Hex(start) + " to " + Hex(end));
   }
 
+  // Holds the next thread that comes to this place in KVM for this VM (`vcpu` counts only for
+  // SLOTZAP_TEST_PAGE_FOUND).  It keeps a processor busy, so that everybody else has to be on
+  // another.  EOPNOTSUPP if there is none, or KVM can't be probed there.
+  KvmStatus TryHold(slotzap_test_place place, unsigned vcpu = 0) {
+    const slotzap_test_hold hold = {.place = place, .vcpu_id = vcpu};
+    return SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_HOLD, &hold,
+                         "place " + std::to_string(place) + ", vCPU " + std::to_string(vcpu));
+  }
+  void Release() { SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_RELEASE, 0).OrThrow(); }
+  slotzap_test_hold_state HoldState() const {
+    return static_cast<slotzap_test_hold_state>(
+        SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_HOLD_STATE, 0).OrThrow());
+  }
+
  private:
   static constexpr char kPath[] = "/dev/" SLOTZAP_TEST_NAME;
   FileDescriptor fd_;

@@ -25,5 +25,15 @@ TEST(GuestMemory, UnmappedPagesKeepTheirContents) {
   EXPECT_THROW(memory->Unmap(kPageSize, 2 * kPageSize), std::out_of_range);
 }
 
+TEST(GuestMemory, FreedPagesAreZero) {
+  const GuestMemory memory(2 * kPageSize);
+  memory.Store(0, 4);
+  memory.Store(kPageSize, 5);
+  memory.Free(kPageSize, kPageSize);
+  EXPECT_EQ(memory.Load(0), 4u);
+  EXPECT_EQ(memory.Load(kPageSize), 0u);
+  EXPECT_THROW(memory.Free(2 * kPageSize, kPageSize), std::out_of_range);
+}
+
 }  // namespace
 }  // namespace slotzap

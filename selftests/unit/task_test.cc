@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <stdexcept>
+#include <system_error>
+#include <vector>
 
 #include "base/file_descriptor.h"
 #include "unit/temp_dir.h"
@@ -69,6 +71,20 @@ TEST(WaitsForMutexIn, ASleepWithoutAFunctionThatSleeps) {
   dir.Write("17/stack", kStack);
   EXPECT_FALSE(WaitsForMutexIn("kvm_", 17, dir.path())) << "it waits for readers";
   EXPECT_FALSE(WaitsForMutexIn("kvm_", 18, dir.path()));
+}
+
+TEST(CpuPin, LastsAsLongAsItLives) {
+  const std::vector<int> before = AllowedCpus();
+  ASSERT_FALSE(before.empty());
+  {
+    const CpuPin pin(before.back());
+    EXPECT_THAT(AllowedCpus(), ElementsAre(before.back()));
+    BackgroundCall<std::vector<int>> child(AllowedCpus);
+    EXPECT_THAT(child.Join(), ElementsAre(before.back())) << "it is inherited";
+  }
+  EXPECT_EQ(AllowedCpus(), before);
+  EXPECT_THROW(CpuPin(1023), std::system_error) << "there is no such CPU";
+  EXPECT_EQ(AllowedCpus(), before);
 }
 
 TEST(BackgroundCall, ReturnsWhatTheCallReturned) {
