@@ -3,9 +3,10 @@
 // there, and userfaultfd(2) lets it sleep until the test provides it.  Meanwhile another thread
 // changes memslots.  Each test states the order of things that it made, and fails if that was not
 // what happened.
-#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <optional>
+#include <thread>
 
 #include "tests/race.h"
 #include "tests/test_device.h"
@@ -627,6 +628,34 @@ class HeldRace : public FaultRace {
     };
   }
 
+  // Threads whose commands begin when the test says so.  The first KVM_RUN of another thread waits
+  // for an RCU grace period (kvm_vcpu_ioctl()), which a thread that is held would delay, so they
+  // have run their vCPU before.
+  class Starters {
+   public:
+    ~Starters() { Go(); }
+    Race::Command& Add(Race& race, Guest& guest, std::function<Outcome(Guest&)> command) {
+      const int goal = state_->ready + 1;
+      Race::Command& added =
+          race.Start(guest, [state = state_, command = std::move(command)](Guest& g) {
+            EXPECT_THAT(g.Nop(), Succeeds());
+            state->ready++;
+            while (!state->go) std::this_thread::yield();
+            return command(g);
+          });
+      while (state_->ready < goal) std::this_thread::yield();
+      return added;
+    }
+    void Go() { state_->go = true; }
+
+   private:
+    struct State {
+      std::atomic<int> ready = 0;
+      std::atomic<bool> go = false;
+    };
+    std::shared_ptr<State> state_ = std::make_shared<State>();
+  };
+
   // The delete is held between two of its steps: the memslot is marked invalid.
   void HoldADelete(slotzap_test_place place);
 
@@ -694,23 +723,24 @@ void HeldRace::HoldADelete(slotzap_test_place place) {
   Race race;
   Hold hold(vm, place);
   if (!hold.Unavailable().empty()) GTEST_SKIP() << hold.Unavailable();
+  Starters starters;
+  Race::Command& mapped = starters.Add(race, vm.guest(2), Reads(victim.page(0)));
+  Race::Command& unmapped = starters.Add(race, vm.guest(1), Reads(victim.page(-1)));
   Race::Call& deletion = race.Start("delete", OnHeldCpu([&] { return victim.TryDelete(); }));
   hold.Await(race, stands);
+  EXPECT_EQ(LeavesOf(vm).total() < with.total(), zapped);
 
-  // What was mapped: it still is, or the vCPU waits for what comes after it.
-  Race::Command* mapped = nullptr;
-  if (zapped) {
-    mapped = &race.Start(vm.guest(2), Reads(victim.page(0)));
-    mapped->run.WaitForExits(kRetries);
-    EXPECT_FALSE(mapped->run.ended()) << "a fault on an invalid memslot did not wait";
-  } else {
-    EXPECT_EQ(LeavesOf(vm), with);
-    EXPECT_THAT(vm.guest(2).Read(victim.page(0)), Returns(guest::PatternWord(kSeed, 0)));
-  }
-  // What was not: nothing may appear behind the zap, and nothing to be forgotten before it.
-  Race::Command& unmapped = race.Start(vm.guest(1), Reads(victim.page(-1)));
+  starters.Go();
+  // What was not mapped: nothing may appear behind the zap, and nothing that it need not find.
   unmapped.run.WaitForExits(kRetries);
   EXPECT_FALSE(unmapped.run.ended()) << "a fault on an invalid memslot did not wait";
+  // What was mapped still is before the zap; after it, it is the same as what wasn't.
+  if (zapped) {
+    mapped.run.WaitForExits(kRetries);
+    EXPECT_FALSE(mapped.run.ended()) << "a fault on an invalid memslot did not wait";
+  } else {
+    EXPECT_THAT(mapped.run.Join(), Returns(guest::PatternWord(kSeed, 0)));
+  }
   if (!slot_zap_all() || !zapped) {
     EXPECT_EQ(LeavesOf(vm), zapped ? without : with) << kPrecision;
   }
@@ -719,8 +749,8 @@ void HeldRace::HoldADelete(slotzap_test_place place) {
   EXPECT_THAT(vm.guest(0).Verify({PatternOf(bystander, kSeed + 1)}), SeesPattern());
   hold.Release(race, "delete goes on");
   EXPECT_THAT(deletion.run.Join(), IsOk());
-  if (mapped != nullptr) {
-    EXPECT_THAT(mapped->run.Join(), IsMmioReadAt(victim.page(0)));
+  if (zapped) {
+    EXPECT_THAT(mapped.run.Join(), IsMmioReadAt(victim.page(0)));
   }
   EXPECT_THAT(unmapped.run.Join(), IsMmioReadAt(victim.page(-1)));
   race.ExpectOrder({stands, "others retry their faults", "delete goes on", "delete returned"});
