@@ -167,8 +167,10 @@ TEST_P(FaultRace, SeveralAreWaitedFor) {
     if (i > 0) race.AwaitWaiting(deletion, Waits::kForReaders);
     race.Provide(memory, i);
     if (i + 1 == vm.vcpus()) break;
-    // The slot is not zapped before the last one is done, so the others find what they waited for;
-    // they can still read it.
+    // The slot is not zapped before the last one is done, so the others can still read what they
+    // waited for.
+    readers[i]->run.WaitForExits(kRetries);
+    ASSERT_TRUE(readers[i]->run.ended()) << "vCPU " << i << " retries its fault";
     EXPECT_THAT(readers[i]->run.Join(), Returns(memory.word(i)));
   }
   EXPECT_THAT(deletion.run.Join(), IsOk());
