@@ -18,7 +18,11 @@ void Interleaving::Await(const std::string& step, const std::function<bool()>& h
     // before.
     const std::string reason = missed();
     if (happened()) break;
-    if (!reason.empty()) throw StepMissed(ToString() + ", but not: " + step + " (" + reason + ")");
+    if (!reason.empty()) {
+      std::string text = ToString();
+      text.append(", but not: ").append(step).append(" (").append(reason).append(")");
+      throw StepMissed(text);
+    }
     std::this_thread::yield();
   }
   Saw(step);

@@ -34,7 +34,8 @@ TEST(Interleaving, AwaitsWhatAnotherThreadDoes) {
     order.Saw("other");
   });
   __atomic_store_n(&begun, true, __ATOMIC_RELEASE);
-  order.Await("seen", [&] { return !order.steps().empty(); }, Never);
+  order.Await(
+      "seen", [&] { return !order.steps().empty(); }, Never);
   other.join();
   EXPECT_THAT(order.steps(), ElementsAre("other", "seen"));
 }
@@ -56,7 +57,8 @@ TEST(Interleaving, AStepThatCanNotHappenAnyMoreIsAnError) {
 
 TEST(Interleaving, AStepThatHappenedJustBeforeTheEndCounts) {
   Interleaving order;
-  order.Await("a", [] { return true; }, [] { return std::string("it is over"); });
+  order.Await(
+      "a", [] { return true; }, [] { return std::string("it is over"); });
   EXPECT_THAT(order.steps(), ElementsAre("a"));
 }
 
