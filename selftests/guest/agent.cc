@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The agent: takes commands from its vCPU's mailbox and executes them with the guest's own loads
 // and stores.  Freestanding: no library, no SSE, nothing but what is here.
+#include "guest/agent_nested.h"
 #include "guest/protocol.h"
 
 namespace slotzap::guest {
@@ -122,6 +123,12 @@ void Execute(Mailbox& mailbox) {
   }
 }
 
+// What L2 is: it shares code, data and mailbox with L1.
+[[noreturn]] void NestedMain(Mailbox* mailbox) {
+  Execute(*mailbox);
+  for (;;) Hypercall(mailbox->nested.kind);
+}
+
 }  // namespace
 
 extern "C" {
@@ -145,7 +152,10 @@ static void InstallGates() {
   InstallGates();
   for (;;) {
     Out(kDonePort);
-    Execute(*mailbox);
+    if (mailbox->nested.kind != Virtualization::kNone)
+      RunNested(*mailbox, NestedMain);
+    else
+      Execute(*mailbox);
   }
 }
 

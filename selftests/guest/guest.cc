@@ -5,6 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "guest/nested.h"
+
 extern "C" {
 extern const std::byte slotzap_agent_image[];
 extern const std::byte slotzap_agent_image_end[];
@@ -48,6 +50,30 @@ void EnterLongMode(Vcpu& vcpu, Gpa cr3, Gpa mailbox) {
 
 }  // namespace
 
+std::string NestedExitText(const NestedExit& exit) {
+  std::string text = "L2 ";
+  switch (exit.end) {
+    case guest::NestedEnd::kNone:
+      return text + "was not entered";
+    case guest::NestedEnd::kHypercall:
+      return text + "is done";
+    case guest::NestedEnd::kFault:
+      text += "exited: fault at " + Hex(exit.fault_addr);
+      break;
+    case guest::NestedEnd::kShutdown:
+      text += "exited: triple fault";
+      break;
+    case guest::NestedEnd::kEntryFailed:
+      text += "could not be entered: VM-instruction error " +
+              std::to_string(exit.instruction_error);
+      break;
+    case guest::NestedEnd::kOther:
+      text += "exited";
+      break;
+  }
+  return text + " (code " + Hex(exit.code) + ", info " + Hex(exit.info) + ")";
+}
+
 std::span<const std::byte> AgentImage() { return {slotzap_agent_image, slotzap_agent_image_end}; }
 
 Guest::Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3) : vcpu_(std::move(vcpu)) {
@@ -83,6 +109,7 @@ void Guest::Post(Command command, std::initializer_list<uint64_t> args) {
   m.ranges_count = 0;
   size_t i = 0;
   for (const uint64_t arg : args) m.args[i++] = arg;
+  m.nested = nested_;
   m.result = 0;
   m.verdict = {};
   m.passes = 0;
@@ -118,6 +145,7 @@ Outcome Guest::RunUntilDone() {
       if (!vcpu_->TakeKick()) continue;
       outcome.exit_reason = KVM_EXIT_INTR;
       outcome.exit_text = "kicked out of KVM_RUN";
+      outcome.verdict = mailbox().verdict;
       return outcome;
     }
     if (run.exit_reason == KVM_EXIT_MMIO) {
@@ -130,8 +158,16 @@ Outcome Guest::RunUntilDone() {
     outcome.value = m.result;
     outcome.verdict = m.verdict;
     if (run.exit_reason == KVM_EXIT_MEMORY_FAULT) outcome.memory_fault = MemoryFaultIn(run);
+    outcome.nested_faults = m.nested.faults;
     if (run.exit_reason == KVM_EXIT_IO && run.io.port == guest::kDonePort) {
-      outcome.done = true;
+      const guest::NestedRun& l2 = m.nested;
+      outcome.done = l2.kind == guest::Virtualization::kNone ||
+                     l2.end == guest::NestedEnd::kHypercall;
+      if (!outcome.done) {
+        outcome.nested_exit = {l2.end, l2.exit_code, l2.exit_info, l2.fault_addr,
+                               l2.instruction_error};
+        outcome.exit_text = NestedExitText(*outcome.nested_exit);
+      }
     } else if (run.exit_reason == KVM_EXIT_IO && run.io.port == guest::kExceptionPort) {
       outcome.exit_text = "guest exception: vector " + std::to_string(m.vector) + ", error code " +
                           Hex(m.error_code) + ", rip " + Hex(m.rip) + ", cr2 " + Hex(m.cr2);
@@ -207,7 +243,11 @@ std::string Guest::Describe() const {
          std::to_string(static_cast<uint32_t>(m.command)) + ", passes " + std::to_string(m.passes) +
          ", words " + std::to_string(m.verdict.words) + ", absent " +
          std::to_string(m.verdict.absent) + ", wrong " + std::to_string(m.verdict.wrong) +
-         ", last exit " + vcpu_->ExitText();
+         ", last exit " + vcpu_->ExitText() +
+         (m.nested.kind == guest::Virtualization::kNone
+              ? std::string()
+              : ", in L2: " + std::to_string(m.nested.entries) + " entries, " +
+                    std::to_string(m.nested.faults) + " faults");
 }
 
 AsyncCommand::AsyncCommand(Guest& guest, std::function<Outcome(Guest&)> command) : guest_(guest) {
@@ -249,6 +289,16 @@ void AsyncCommand::KickOut() {
 
 VerifyLoop::VerifyLoop(Guest& guest, std::vector<Pattern> patterns)
     : guest_(guest), patterns_(std::move(patterns)) {
+  Start();
+}
+
+VerifyLoop::VerifyLoop(NestedGuest& l2, const std::vector<Pattern>& patterns)
+    : guest_(l2.l1()), patterns_(patterns) {
+  const NestedGuest::Scope scope(l2);
+  Start();
+}
+
+void VerifyLoop::Start() {
   guest_.PostRanges(Command::kVerifyLoop, patterns_);
   thread_ = std::thread([this] {
     outcome_ = guest_.RunUntilDone();
@@ -276,9 +326,26 @@ void VerifyLoop::WaitForPasses(uint64_t n) const {
   while (passes() < goal && !ended()) std::this_thread::yield();
 }
 
+void VerifyLoop::WaitForNestedFaults(uint64_t n) const {
+  const auto faults = [&] {
+    return __atomic_load_n(&guest_.mailbox().nested.faults, __ATOMIC_ACQUIRE);
+  };
+  const uint64_t goal = faults() + n;
+  while (faults() < goal && !ended()) std::this_thread::yield();
+}
+
 const Outcome& VerifyLoop::Stop() {
   __atomic_store_n(&guest_.mailbox().stop, uint64_t{1}, __ATOMIC_RELEASE);
   if (thread_.joinable()) thread_.join();
+  return outcome_;
+}
+
+const Outcome& VerifyLoop::Abandon() {
+  if (!thread_.joinable()) return outcome_;
+  guest_.vcpu().Kick(thread_);
+  thread_.join();
+  // If the loop ended by itself, the kick is still due.
+  guest_.vcpu().TakeKick();
   return outcome_;
 }
 

@@ -40,9 +40,21 @@ struct Pattern {
   uint64_t period = 0;
 };
 
+// How a guest of the guest ended, if not with its command done; see guest::NestedRun.
+struct NestedExit {
+  guest::NestedEnd end = guest::NestedEnd::kNone;
+  uint64_t code = 0;        // SVM's EXITCODE, VMX's exit reason
+  uint64_t info = 0;        // EXITINFO1, exit qualification
+  uint64_t fault_addr = 0;  // of kFault
+  uint32_t instruction_error = 0;
+  bool operator==(const NestedExit&) const = default;
+};
+// In words, as "L2 exited: fault at 0x40000000 (code 0x400, info 0x100000014)".
+std::string NestedExitText(const NestedExit& exit);
+
 // What happened when a vCPU executed a command.
 struct Outcome {
-  bool done = false;         // the agent finished and handed control back
+  bool done = false;         // the agent, or its guest, finished and handed control back
   uint32_t exit_reason = 0;  // if not: the KVM_EXIT_* that the host can't resolve
   std::string exit_text;     // and that exit in words, with the exception if there was one
   uint64_t value = 0;        // the command's result
@@ -50,6 +62,9 @@ struct Outcome {
   uint64_t mmio_count = 0;                  // accesses to where no memslot is
   std::vector<MmioAccess> mmio;             // the first kMmioKept of them
   std::optional<MemoryFault> memory_fault;  // if the exit is KVM_EXIT_MEMORY_FAULT
+  std::optional<NestedExit> nested_exit;    // if a guest of the guest was to execute the command,
+                                            // and control is back, but it isn't done
+  uint64_t nested_faults = 0;               // how often it was started again after a fault
 
   static constexpr size_t kMmioKept = 64;
 };
@@ -97,6 +112,7 @@ class Guest {
   std::string Describe() const;
 
  private:
+  friend class NestedGuest;
   friend class VerifyLoop;
 
   guest::Mailbox& mailbox() const { return *mailbox_; }
@@ -109,7 +125,10 @@ class Guest {
   std::unique_ptr<Vcpu> vcpu_;
   guest::Mailbox* mailbox_;
   std::function<void(const MmioAccess&)> on_mmio_;
+  guest::NestedRun nested_ = {};  // how commands are executed from now on, see NestedGuest
 };
+
+class NestedGuest;
 
 // A vCPU that executes a command on a thread of its own, while the host does something else.
 // Meanwhile nothing of the Guest may be used but its vCPU's statistics.
@@ -151,6 +170,8 @@ class AsyncCommand {
 class VerifyLoop {
  public:
   VerifyLoop(Guest& guest, std::vector<Pattern> patterns);
+  // By a guest of the guest.
+  VerifyLoop(NestedGuest& l2, const std::vector<Pattern>& patterns);
   VerifyLoop(const VerifyLoop&) = delete;
   VerifyLoop& operator=(const VerifyLoop&) = delete;
   ~VerifyLoop();
@@ -162,11 +183,19 @@ class VerifyLoop {
   // itself.
   void WaitForPasses(uint64_t n) const;
   bool ended() const { return __atomic_load_n(&ended_, __ATOMIC_ACQUIRE); }
+  // If a guest of the guest executes it (NestedGuest::set_restart()): returns when that has ended
+  // by a fault another `n` times since the call, or the loop has ended by itself.
+  void WaitForNestedFaults(uint64_t n) const;
 
   // Tells the guest to stop and waits for it.
   const Outcome& Stop();
+  // Interrupts the vCPU wherever it is and leaves it there, in the guest's guest, say.  The outcome
+  // is not done; it has the verdict so far.
+  const Outcome& Abandon();
 
  private:
+  void Start();
+
   Guest& guest_;
   std::vector<Pattern> patterns_;
   Outcome outcome_;

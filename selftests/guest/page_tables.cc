@@ -8,9 +8,16 @@ namespace {
 
 constexpr uint64_t kPresent = 1ull << 0;
 constexpr uint64_t kWritable = 1ull << 1;
+constexpr uint64_t kUser = 1ull << 2;
 constexpr uint64_t kAccessed = 1ull << 5;
 constexpr uint64_t kDirty = 1ull << 6;
 constexpr uint64_t kLarge = 1ull << 7;
+// Of EPT entries: read, write, execute; bits 5:3 of a leaf are the memory type.
+constexpr uint64_t kEptAccess = 7;
+constexpr uint64_t kEptWriteBack = 6ull << 3;
+constexpr uint64_t kEptAccessed = 1ull << 8;
+constexpr uint64_t kEptDirty = 1ull << 9;
+
 constexpr uint64_t kAddress = 0x000ffffffffff000;
 
 constexpr int kRootLevel = 4;
@@ -19,14 +26,24 @@ constexpr int LeafLevel(GuestPageSize size) {
   return size == GuestPageSize::k1G ? 3 : size == GuestPageSize::k2M ? 2 : 1;
 }
 
+// Of the entries that aren't EPT's: for kernel memory, or, in nested page tables, for all.
+constexpr uint64_t Access(TableFormat format) {
+  return kPresent | kWritable | kAccessed | (format == TableFormat::kNpt ? kUser : 0);
+}
+
 constexpr uint64_t IndexAt(uint64_t virt, int level) {
   return virt >> (kPageShift + 9 * static_cast<uint64_t>(level - 1)) & 511;
 }
 
 }  // namespace
 
-PageTables::PageTables(const GuestMemory& memory, GpaRange range, GpaRange window)
-    : memory_(memory), base_(range.start), window_(window), next_(window.start) {
+PageTables::PageTables(const GuestMemory& memory, GpaRange range, GpaRange window,
+                       TableFormat format)
+    : memory_(memory),
+      base_(range.start),
+      window_(window),
+      next_(window.start),
+      format_(format) {
   if (window.start < range.start || window.end() > range.end())
     throw std::invalid_argument("page tables at " + ToString(window) + " are not in the slot " +
                                 ToString(range));
@@ -40,6 +57,21 @@ Gpa PageTables::NewTable() {
   return std::exchange(next_, next_ + kPageSize);
 }
 
+uint64_t PageTables::TableEntry(Gpa table) const {
+  return table | (format_ == TableFormat::kEpt ? kEptAccess | kEptAccessed : Access(format_));
+}
+
+uint64_t PageTables::LeafEntry(Gpa phys, int level) const {
+  const uint64_t size_bit = level > 1 ? kLarge : 0;
+  if (format_ == TableFormat::kEpt)
+    return phys | kEptAccess | kEptWriteBack | kEptAccessed | kEptDirty | size_bit;
+  return phys | Access(format_) | kDirty | size_bit;
+}
+
+bool PageTables::IsPresent(uint64_t entry) const {
+  return (entry & (format_ == TableFormat::kEpt ? kEptAccess : kPresent)) != 0;
+}
+
 void PageTables::MapOne(uint64_t virt, Gpa phys, int leaf_level) {
   Gpa table = root();
   for (int level = kRootLevel; level > leaf_level; level--) {
@@ -47,16 +79,13 @@ void PageTables::MapOne(uint64_t virt, Gpa phys, int leaf_level) {
     uint64_t entry = memory_.Load(offset);
     if ((entry & kLarge) != 0)
       throw std::invalid_argument(Hex(virt) + " is mapped by a larger page already");
-    if ((entry & kPresent) == 0) {
-      entry = NewTable() | kPresent | kWritable | kAccessed;
+    if (!IsPresent(entry)) {
+      entry = TableEntry(NewTable());
       memory_.Store(offset, entry);
     }
     table = entry & kAddress;
   }
-  // Accessed and dirty are set in advance: the guest's walks then never write to its tables.
-  const uint64_t size_bit = leaf_level > 1 ? kLarge : 0;
-  memory_.Store(table - base_ + IndexAt(virt, leaf_level) * 8,
-                phys | kPresent | kWritable | kAccessed | kDirty | size_bit);
+  memory_.Store(table - base_ + IndexAt(virt, leaf_level) * 8, LeafEntry(phys, leaf_level));
 }
 
 void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_size) {

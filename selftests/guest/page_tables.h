@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // The guest's own page tables, written by the host into guest memory: 4 levels, 64-bit entries
-// (AMD APM volume 2, 5.3; Intel SDM volume 3, 4.5).
+// (AMD APM volume 2, 5.3; Intel SDM volume 3, 4.5).  Also those that a guest translates the
+// physical addresses of its own guests with.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +14,26 @@ namespace slotzap {
 // What one guest page table entry maps.
 enum class GuestPageSize : uint64_t { k4K = 1ull << 12, k2M = 1ull << 21, k1G = 1ull << 30 };
 
+// How entries are written.  All grant every access; what the CPU would record in them, "accessed"
+// and "dirty", is set in advance, so that its walks never write to the tables.
+enum class TableFormat {
+  kGuest,  // the guest's own; for supervisor mode
+  kNpt,    // nested page tables: its walks count as user mode (AMD APM volume 2, 15.25.5)
+  kEpt,    // extended page tables, memory type WB (Intel SDM volume 3, 29.3.2)
+};
+
 // A hierarchy of page tables that is built up by Map().  Tables are taken one after the other from
 // a window of a memslot, the root first.
 class PageTables {
  public:
   // The tables live in `window`, which has to lie in `slot`.  Clears the first page: the root.
-  PageTables(const MemorySlot& slot, GpaRange window)
-      : PageTables(slot.memory(), slot.range(), window) {}
+  PageTables(const MemorySlot& slot, GpaRange window, TableFormat format = TableFormat::kGuest)
+      : PageTables(slot.memory(), slot.range(), window, format) {}
   // As above, in memory that the guest has at `range`.
-  PageTables(const GuestMemory& memory, GpaRange range, GpaRange window);
+  PageTables(const GuestMemory& memory, GpaRange range, GpaRange window,
+             TableFormat format = TableFormat::kGuest);
 
+  TableFormat format() const { return format_; }
   // The address of the root, for CR3.
   Gpa root() const { return window_.start; }
   // The tables in use, as guest physical memory.
@@ -41,10 +52,15 @@ class PageTables {
   Gpa NewTable();
   void MapOne(uint64_t virt, Gpa phys, int leaf_level);
 
+  uint64_t TableEntry(Gpa table) const;
+  uint64_t LeafEntry(Gpa phys, int level) const;
+  bool IsPresent(uint64_t entry) const;
+
   const GuestMemory& memory_;
   Gpa base_;  // where the guest has memory_
   GpaRange window_;
   Gpa next_;
+  TableFormat format_;
 };
 
 }  // namespace slotzap

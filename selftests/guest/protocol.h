@@ -20,6 +20,12 @@ inline constexpr uint64_t kTablesGpa = 0x200000;
 inline constexpr uint64_t kTablesSize = 0x100000;
 inline constexpr uint64_t kMappedEnd = 512ull << 30;
 
+// Where tests with nested guests put the memslot for the agent's use of SVM or VMX, one block per
+// vCPU.  Other VMs have nothing there.
+inline constexpr uint64_t kNestedGpa = 0x300000;
+inline constexpr uint64_t kNestedBlockSize = 0x4000;  // see NestedRun::block
+inline constexpr uint64_t kNestedSize = kMaxVcpus * kNestedBlockSize;
+
 // The agent writes to these ports to hand control back to the host.
 inline constexpr uint16_t kDonePort = 0x510;       // the command is done
 inline constexpr uint16_t kExceptionPort = 0x511;  // an exception; the mailbox tells which
@@ -64,12 +70,48 @@ struct Verdict {
   uint64_t wrong_expected = 0;
 };
 
+// Nested guests: the agent ("L1") runs a guest of its own ("L2"), which executes the command.
+
+enum class Virtualization : uint32_t { kNone, kSvm, kVmx };
+
+// Why L2 handed control back to L1.
+enum class NestedEnd : uint32_t {
+  kNone,         // it was not entered yet
+  kHypercall,    // it is done with the command
+  kFault,        // a translation that L1 is in charge of failed: #NPF, EPT violation or
+                 // misconfiguration; without nested paging a page fault of L2
+  kShutdown,     // triple fault
+  kEntryFailed,  // it could not be entered
+  kOther,
+};
+
+struct NestedRun {
+  // What the host asks for.
+  Virtualization kind;  // kNone: no L2, the agent executes the command itself
+  uint32_t restart;     // after kFault and kShutdown, until Mailbox::stop is set, L2 starts again
+  uint64_t block;       // kNestedBlockSize bytes: VMCB or VMCS; host save area or VMXON region; a
+                        // page that isn't used; L2's stack
+  uint64_t nested_root;  // N_CR3 or EPTP; 0: no nested paging
+  uint64_t cr3;          // L2's own page tables
+
+  // What the agent answers.
+  NestedEnd end;
+  uint32_t instruction_error;  // kVmx, kEntryFailed: the VM-instruction error
+  uint64_t entries;
+  uint64_t faults;      // ends by kFault and kShutdown
+  uint64_t exit_code;   // EXITCODE, or the exit reason
+  uint64_t exit_info;   // EXITINFO1, or the exit qualification
+  uint64_t fault_addr;  // of kFault: the address that could not be translated
+};
+
 struct Mailbox {
   uint64_t self;  // this mailbox's address; what GS.base points to
   Command command;
   uint32_t ranges_count;
   uint64_t args[4];
   Range ranges[kMaxRanges];
+
+  NestedRun nested;
 
   uint64_t result;
   Verdict verdict;

@@ -3,8 +3,11 @@
 
 #include <fcntl.h>
 
+#include <cerrno>
 #include <cstring>
 #include <system_error>
+
+#include "base/range.h"
 
 namespace slotzap {
 
@@ -57,6 +60,20 @@ std::vector<kvm_cpuid_entry2> Kvm::SupportedCpuid() const {
   SLOTZAP_IOCTL(fd_.get(), KVM_GET_SUPPORTED_CPUID, cpuid, "256 entries").OrThrow();
   const auto* entries = reinterpret_cast<const kvm_cpuid_entry2*>(cpuid + 1);
   return {entries, entries + cpuid->nent};
+}
+
+uint64_t Kvm::FeatureMsr(uint32_t index) const {
+  // A kvm_msrs is followed by its entries.
+  struct {
+    uint32_t nmsrs;
+    uint32_t pad;
+    kvm_msr_entry entry;
+  } msrs = {1, 0, {.index = index, .reserved = 0, .data = 0}};
+  static_assert(sizeof(msrs) == sizeof(kvm_msrs) + sizeof(kvm_msr_entry));
+  const KvmStatus status = SLOTZAP_IOCTL(fd_.get(), KVM_GET_MSRS, &msrs, "MSR " + Hex(index));
+  // How many were read.
+  if (status.OrThrow() != 1) throw KvmError(status.ToString() + ": no such feature MSR", ENOENT);
+  return msrs.entry.data;
 }
 
 uint64_t Kvm::VcpuMmapSize() const {

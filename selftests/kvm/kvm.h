@@ -45,6 +45,10 @@ class Kvm {
   // KVM_GET_SUPPORTED_CPUID: all that the module can offer a guest.
   std::vector<kvm_cpuid_entry2> SupportedCpuid() const;
 
+  // KVM_GET_MSRS on /dev/kvm: the value of an MSR that tells what the module can offer a guest.
+  // Throws if it isn't one of those.
+  uint64_t FeatureMsr(uint32_t index) const;
+
   // KVM_GET_VCPU_MMAP_SIZE, in bytes.
   uint64_t VcpuMmapSize() const;
 

@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Theme: nested guests.  The guest ("L1") runs a guest of its own ("L2"), so that KVM shadows the
+// page tables that L1 has for L2, beside what it has for L1 itself: with the TDP MMU, two MMUs map
+// the same memslots.  In shadow mode there is no nested paging, L2's own page tables are shadowed.
+//
+// What the guests see holds on any kernel.  What is zapped is this project's promise
+// (Documentation/zap.md): the SPTEs of the slot in both MMUs, shadow pages only of tables in it.
+#include "guest/nested.h"
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "harness/main.h"
+#include "tests/slot_test.h"
+
+namespace slotzap {
+namespace {
+
+constexpr uint64_t kSeed = 0x1e57;
+constexpr uint64_t kOtherSeed = 0x2e57;
+
+constexpr Gpa kTables = 1_GiB;  // the slot with L1's tables for L2
+constexpr uint64_t kTablesSize = 64_KiB;
+constexpr Gpa kData = 2_GiB;  // where most tests have the slot that goes
+
+// A VM whose vCPUs each can run a guest, all of them on the same nested tables.  At first those map
+// nothing but what each guest needs.
+class NestedVm : public TestVm {
+ public:
+  NestedVm(const GuestVmConfig& config, const NestedSupport& support)
+      : TestVm(config),
+        support_(support),
+        agent_memory_(AddSlot(guest::kNestedGpa, guest::kNestedSize)),
+        nested_slot_(AddSlot(kTables, kTablesSize)),
+        nested_(MakeTables(nested_slot_.memory(), nested_slot_.range())) {
+    for (unsigned i = 0; i < vcpus(); i++)
+      l2_.push_back(std::make_unique<NestedGuest>(guest(i), support, nested_, tables()));
+  }
+
+  NestedGuest& l2(unsigned i = 0) { return *l2_.at(i); }
+  MemorySlot& nested_slot() { return nested_slot_; }
+  PageTables& nested() { return nested_; }
+  // Other nested tables, in memory that the guest has, or will have, at `range`.
+  PageTables MakeTables(const GuestMemory& memory, const GpaRange& range) const {
+    PageTables tables(memory, range, range, support_.format);
+    tables.MapIdentity(NestedGuest::kNeeded, GuestPageSize::k2M);
+    return tables;
+  }
+
+  // A filled slot that the nested tables map, at its own address, in 4 KiB pages.
+  MemorySlot AddMappedSlot(Gpa gpa, uint64_t size, uint64_t seed) {
+    MemorySlot slot = AddFilledSlot(gpa, size, seed);
+    nested_.MapIdentity(slot.range(), GuestPageSize::k4K);
+    return slot;
+  }
+
+ private:
+  NestedSupport support_;
+  MemorySlot agent_memory_;
+  MemorySlot nested_slot_;
+  PageTables nested_;
+  std::vector<std::unique_ptr<NestedGuest>> l2_;
+};
+
+std::shared_ptr<GuestMemory> FilledMemory(uint64_t size, uint64_t seed) {
+  auto memory = std::make_shared<GuestMemory>(size);
+  FillMemory(*memory, {.pages = size / kPageSize, .seed = seed});
+  return memory;
+}
+
+// L2 ended because what translates its addresses isn't there, as L1 was told.
+//   EXPECT_THAT(vm.l2().Nop(), EndsByNestedFault());
+testing::Matcher<const Outcome&> EndsByNestedFault() {
+  return testing::Truly([](const Outcome& outcome) {
+    if (outcome.done || !outcome.nested_exit) return false;
+    const guest::NestedEnd end = outcome.nested_exit->end;
+    return end == guest::NestedEnd::kFault || end == guest::NestedEnd::kShutdown;
+  });
+}
+
+class Nested : public SlotTest {
+ protected:
+  void SetUp() override {
+    SlotTest::SetUp();
+    if (IsSkipped()) return;
+    support_ = DetectNested(Kvm());
+    if (support_.kind == guest::Virtualization::kNone)
+      GTEST_SKIP() << "guests can't run guests here (kvm_amd.nested, kvm_intel.nested)";
+  }
+
+  const NestedSupport& support() const { return support_; }
+
+  // Whether everything went, as it does with the quirk enabled; otherwise, that `leaves` 4 KiB
+  // SPTEs went, in all MMUs together, and neither a root nor a table, nor a shadow page.  `mapped`:
+  // what L1 had mapped of it, which the TDP MMU traces one by one.
+  void ExpectOnlyLeavesWent(const ZapReport& report, uint64_t leaves,
+                            const std::vector<LeafRange>& mapped) const {
+    if (slot_zap_all()) {
+      EXPECT_THAT(report, ZappedEverything());
+      return;
+    }
+    EXPECT_EQ(report.dropped(), (Leaves{.k4K = static_cast<int64_t>(leaves)})) << kPrecision
+                                                                               << report;
+    EXPECT_GE(report.flush_requests, 1u) << report;
+    EXPECT_EQ(report.shadow_zapped, 0u) << kPrecision << report;
+    EXPECT_EQ(report.zap_all, 0u) << kPrecision << report;
+    EXPECT_TRUE(report.tables.empty()) << kPrecision << report;
+    EXPECT_TRUE(report.shadow_pages.empty()) << kPrecision << report;
+    if (CurrentMmuMode() == MmuMode::kTdp) {
+      EXPECT_THAT(report, TracedLeavesAre(mapped));
+    }
+  }
+
+  // What `touch` faults in again.
+  template <typename Touch>
+  void ExpectRefaults(TestVm& vm, const char* whose, Touch touch) const {
+    const uint64_t faults = vm.FixedFaults();
+    touch();
+    const uint64_t refaults = vm.FixedFaults() - faults;
+    if (slot_zap_all())
+      EXPECT_GT(refaults, 0u) << kPrecision << whose << ": nothing was zapped";
+    else
+      EXPECT_EQ(refaults, 0u) << kPrecision << whose << ": other slots were faulted in again";
+  }
+
+ private:
+  NestedSupport support_;
+};
+
+// What the other tests build on: L2 reaches what both L1's tables and a memslot have, L1 is told of
+// what its tables don't have, userspace of what no memslot has.
+TEST_P(Nested, TablesAndSlotsDecideWhatL2Reaches) {
+  NestedVm vm(Config(), support());
+  MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+  MemorySlot unmapped = vm.AddFilledSlot(kData + 1_MiB, 64_KiB, kSeed);
+  const GpaRange no_slot = {data.range().end(), 16_KiB};
+  vm.nested().MapIdentity(no_slot, GuestPageSize::k4K);
+
+  EXPECT_THAT(vm.l2().Nop(), Succeeds());
+  EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  EXPECT_THAT(vm.l2().TouchRead({no_slot}), FindsNothingIn(no_slot));
+  EXPECT_THAT(vm.l2().Write(no_slot.start, 0xbad), IsMmioWriteAt(no_slot.start, 0xbad));
+  const Outcome fault = vm.l2().Read(unmapped.page(3));
+  ASSERT_THAT(fault, EndsByNestedFault());
+  EXPECT_EQ(fault.nested_exit->end, guest::NestedEnd::kFault) << fault;
+  EXPECT_EQ(fault.nested_exit->fault_addr, unmapped.page(3)) << fault;
+  // Neither did L1 any harm.
+  EXPECT_THAT(vm.guest().Verify({PatternOf(unmapped, kSeed)}), SeesPattern());
+  EXPECT_THAT(vm.l2().Fill({PatternOf(data, kOtherSeed)}), Succeeds());
+  EXPECT_THAT(vm.guest().Verify({PatternOf(data, kOtherSeed)}), SeesPattern());
+}
+
+TEST_P(Nested, SlotThatOnlyL2Maps) {
+  NestedVm vm(Config(), support());
+  MemorySlot slot = vm.AddMappedSlot(kData, 128_KiB, kSeed);
+  const auto old_memory = slot.config().memory;
+  ASSERT_THAT(vm.l2().Verify({PatternOf(slot, kSeed)}), SeesPattern());
+
+  ZapWatch watch(vm.vm());
+  slot.Delete();
+  ExpectOnlyLeavesWent(watch.Stop(), slot.range().pages(), {});
+  EXPECT_THAT(vm.l2().TouchRead({slot.range()}), FindsNothingIn(slot.range()));
+  EXPECT_THAT(vm.l2().Write(slot.page(-1), 0xbad), IsMmioWriteAt(slot.page(-1), 0xbad));
+
+  slot.AddWith(FilledMemory(128_KiB, kOtherSeed));
+  EXPECT_THAT(vm.l2().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
+  ASSERT_THAT(vm.l2().Write(slot.page(3), 0x600d), Succeeds());
+  EXPECT_EQ(slot.Load(slot.page(3)), 0x600du);
+  EXPECT_EQ(old_memory->Load(3 * kPageSize), guest::PatternWord(kSeed, 3 * kPageSize / 8))
+      << "L2's write went to the memory of the slot that was deleted";
+}
+
+// Without an access in between that would make KVM look again.
+TEST_P(Nested, RecreatedSlotShowsL2TheNewBacking) {
+  NestedVm vm(Config(), support());
+  MemorySlot slot = vm.AddMappedSlot(kData, 128_KiB, kSeed);
+  ASSERT_THAT(vm.l2().Verify({PatternOf(slot, kSeed)}), SeesPattern());
+  slot.Delete();
+  slot.AddWith(FilledMemory(128_KiB, kOtherSeed));
+  EXPECT_THAT(vm.l2().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
+}
+
+// With the TDP MMU, L1's SPTEs are in one MMU, L2's in the other.
+TEST_P(Nested, SlotThatBothMap) {
+  NestedVm vm(Config(), support());
+  MemorySlot slot = vm.AddMappedSlot(kData, 128_KiB, kSeed);
+  for (int round = 0; round < 2; round++) {
+    const uint64_t seed = kSeed + static_cast<uint64_t>(round);
+    ASSERT_THAT(vm.guest().Verify({PatternOf(slot, seed)}), SeesPattern());
+    ASSERT_THAT(vm.l2().Verify({PatternOf(slot, seed)}), SeesPattern());
+    ZapWatch watch(vm.vm());
+    slot.Delete();
+    ExpectOnlyLeavesWent(watch.Stop(), 2 * slot.range().pages(), {{slot.range()}});
+    EXPECT_THAT(vm.l2().TouchRead({slot.range()}), FindsNothingIn(slot.range()));
+    EXPECT_THAT(vm.guest().TouchRead({slot.range()}), FindsNothingIn(slot.range()));
+    slot.AddWith(FilledMemory(128_KiB, seed + 1));
+  }
+  EXPECT_THAT(vm.l2().Verify({PatternOf(slot, kSeed + 2)}), SeesPattern());
+  EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kSeed + 2)}), SeesPattern());
+}
+
+// Neighbours that share page tables with the victim, L1's and KVM's, and one far away.
+TEST_P(Nested, BystandersStay) {
+  for (const bool move : {false, true}) {
+    SCOPED_TRACE(move ? "the slot is moved" : "the slot is deleted");
+    NestedVm vm(Config(), support());
+    MemorySlot below = vm.AddMappedSlot(kData - 64_KiB, 64_KiB, kSeed + 1);
+    MemorySlot victim = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+    MemorySlot above = vm.AddMappedSlot(victim.range().end(), 64_KiB, kSeed + 2);
+    MemorySlot far_away = vm.AddMappedSlot(12_GiB, 64_KiB, kSeed + 3);
+    const std::initializer_list<Pattern> bystanders = {
+        PatternOf(below, kSeed + 1), PatternOf(above, kSeed + 2), PatternOf(far_away, kSeed + 3)};
+    for (int i = 0; i < 2; i++) {
+      ASSERT_THAT(vm.l2().Verify(bystanders), SeesPattern());
+      ASSERT_THAT(vm.l2().Verify({PatternOf(victim, kSeed)}), SeesPattern());
+      ASSERT_THAT(vm.guest().Verify(bystanders), SeesPattern());
+      ASSERT_THAT(vm.guest().Verify({PatternOf(victim, kSeed)}), SeesPattern());
+    }
+
+    const GpaRange gone = victim.range();
+    ZapWatch watch(vm.vm());
+    if (move)
+      victim.MoveTo(5_GiB);
+    else
+      victim.Delete();
+    ExpectOnlyLeavesWent(watch.Stop(), 2 * gone.pages(), {{gone}});
+    ExpectRefaults(vm, "L2", [&] { EXPECT_THAT(vm.l2().Verify(bystanders), SeesPattern()); });
+    ExpectRefaults(vm, "L1", [&] { EXPECT_THAT(vm.guest().Verify(bystanders), SeesPattern()); });
+    EXPECT_THAT(vm.l2().TouchRead({gone}), FindsNothingIn(gone));
+  }
+}
+
+TEST_P(Nested, SlotMoves) {
+  constexpr Gpa kTo = 3_GiB;
+  NestedVm vm(Config(), support());
+  MemorySlot slot = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+  vm.nested().MapIdentity({kTo, 64_KiB}, GuestPageSize::k4K);
+  for (int i = 0; i < 2; i++) {
+    for (const auto& [from, to] : {std::pair{kData, kTo}, std::pair{kTo, kData}}) {
+      ASSERT_THAT(vm.l2().Verify({PatternOf(slot, kSeed)}), SeesPattern());
+      slot.MoveTo(to);
+      EXPECT_THAT(vm.l2().Read(from), IsMmioReadAt(from));
+      EXPECT_THAT(vm.l2().Verify({PatternOf(slot, kSeed)}), SeesPattern());
+    }
+  }
+}
+
+// One entry of L1's tables maps two slots.  KVM shadows it with small pages, of which only the
+// victim's may go.
+TEST_P(Nested, LargeNestedEntryOverTwoSlots) {
+  NestedVm vm(Config(), support());
+  MemorySlot neighbour = vm.AddFilledSlot(kData, 1_MiB, kSeed + 1);
+  MemorySlot victim = vm.AddFilledSlot(kData + 1_MiB, 1_MiB, kSeed);
+  vm.nested().MapIdentity({kData, 2_MiB}, GuestPageSize::k2M);
+  ASSERT_THAT(vm.l2().Verify({PatternOf(neighbour, kSeed + 1), PatternOf(victim, kSeed)}),
+              SeesPattern());
+
+  ZapWatch watch(vm.vm());
+  victim.Delete();
+  ExpectOnlyLeavesWent(watch.Stop(), victim.range().pages(), {});
+  ExpectRefaults(vm, "L2", [&] {
+    EXPECT_THAT(vm.l2().Verify({PatternOf(neighbour, kSeed + 1)}), SeesPattern());
+  });
+  EXPECT_THAT(vm.l2().TouchRead({victim.range()}), FindsNothingIn(victim.range()));
+  victim.AddWith(FilledMemory(1_MiB, kOtherSeed));
+  EXPECT_THAT(vm.l2().Verify({PatternOf(neighbour, kSeed + 1), PatternOf(victim, kOtherSeed)}),
+              SeesPattern());
+}
+
+// Large SPTEs for L2: those of the slot go, its neighbours' stay.
+TEST_P(Nested, LargePages) {
+  constexpr uint64_t kPages = 3;
+  if (const std::string reason = BackingUnavailable(Backing::k2M, kPages); !reason.empty())
+    GTEST_SKIP() << reason;
+  NestedVm vm(Config(), support());
+  std::vector<MemorySlot> slots;
+  for (uint64_t i = 0; i < kPages; i++) {
+    slots.push_back(vm.AddFilledSlot(kData + i * 2_MiB, 2_MiB, kSeed + i, Backing::k2M));
+    vm.nested().MapIdentity(slots.back().range(), GuestPageSize::k2M);
+  }
+  const auto touch = [&] {
+    return vm.l2().TouchRead({slots[0].range(), slots[2].range()});
+  };
+  const Leaves none = PresentLeaves(vm.vm().stats().Read());
+  ASSERT_THAT(vm.l2().TouchRead({slots[1].range()}), Succeeds());
+  ASSERT_THAT(touch(), Succeeds());
+  const Leaves mapped = PresentLeaves(vm.vm().stats().Read()) - none;
+  ASSERT_EQ(mapped.k2M, static_cast<int64_t>(kPages)) << mapped;
+
+  ZapWatch watch(vm.vm());
+  slots[1].Delete();
+  const ZapReport report = watch.Stop();
+  if (slot_zap_all()) {
+    EXPECT_THAT(report, ZappedEverything());
+  } else {
+    EXPECT_EQ(report.dropped(), (Leaves{.k2M = 1})) << kPrecision << report;
+    EXPECT_GE(report.flush_requests, 1u) << report;
+    EXPECT_EQ(report.shadow_zapped, 0u) << kPrecision << report;
+  }
+  ExpectRefaults(vm, "L2", [&] { EXPECT_THAT(touch(), Succeeds()); });
+  EXPECT_THAT(vm.l2().Read(slots[1].page(7)), IsMmioReadAt(slots[1].page(7)));
+}
+
+// L1's tables for L2 are in memory that goes: L2 can't go on, L1 can.  Tables in their place count
+// as if the old ones had never been.
+TEST_P(Nested, TablesInTheSlot) {
+  NestedVm vm(Config(), support());
+  MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+  MemorySlot other = vm.AddFilledSlot(kData + 1_MiB, 64_KiB, kOtherSeed);
+  const std::initializer_list<Pattern> both = {PatternOf(data, kSeed),
+                                               PatternOf(other, kOtherSeed)};
+  for (int i = 0; i < 2; i++) {
+    ASSERT_THAT(vm.guest().Verify(both), SeesPattern());
+    ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  }
+
+  ZapWatch watch(vm.vm());
+  vm.nested_slot().Delete();
+  const ZapReport report = watch.Stop();
+  ExpectRefaults(vm, "L1", [&] { EXPECT_THAT(vm.guest().Verify(both), SeesPattern()); });
+  if (!slot_zap_all() && report.untraced.empty()) {
+    // Exactly the tables' shadow pages, and, of those below, such that map the large pages that
+    // every guest has.
+    std::set<Gfn> tables;
+    for (const PreparedZapPage& page : report.shadow_pages) {
+      if (!page.direct)
+        EXPECT_TRUE(tables.insert(page.gfn).second) << kPrecision << report;
+      else
+        EXPECT_LT(page.gfn, NestedGuest::kNeeded.end_gfn()) << kPrecision << report;
+    }
+    std::set<Gfn> expected;
+    for (Gpa gpa = vm.nested().used().start; gpa < vm.nested().used().end(); gpa += kPageSize)
+      expected.insert(gpa >> kPageShift);
+    EXPECT_EQ(tables, expected) << kPrecision << report;
+    EXPECT_EQ(report.zap_all, 0u) << kPrecision << report;
+    EXPECT_TRUE(report.leaves.empty()) << kPrecision << report;
+    EXPECT_TRUE(report.tables.empty()) << kPrecision << report;
+  }
+  EXPECT_THAT(vm.l2().Nop(), EndsByNestedFault());
+
+  // The same tables again.
+  vm.nested_slot().Add();
+  EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  // Others, by which the same address is other memory; with L2 failing in between, and without.
+  for (const bool use_in_between : {true, false}) {
+    const auto memory = std::make_shared<GuestMemory>(kTablesSize);
+    PageTables tables = vm.MakeTables(*memory, vm.nested_slot().range());
+    const MemorySlot& seen = use_in_between ? other : data;
+    tables.Map(kData, seen.range().start, 64_KiB, GuestPageSize::k4K);
+    vm.nested_slot().Delete();
+    if (use_in_between) {
+      EXPECT_THAT(vm.l2().Nop(), EndsByNestedFault());
+    }
+    vm.nested_slot().AddWith(memory);
+    EXPECT_THAT(
+        vm.l2().Verify(
+            {{.range = data.range(), .seed = use_in_between ? kOtherSeed : kSeed}}),
+        SeesPattern());
+  }
+}
+
+// As above, but L2 has other tables by then: it keeps what it has mapped through those.
+TEST_P(Nested, TablesInTheSlotNoLongerInUse) {
+  NestedVm vm(Config(), support());
+  MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+  MemorySlot other_slot = vm.AddSlot(kTables + kTablesSize, kTablesSize);
+  PageTables others = vm.MakeTables(other_slot.memory(), other_slot.range());
+  others.MapIdentity(data.range(), GuestPageSize::k4K);
+  ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  vm.l2().UseTables(others);
+  for (int i = 0; i < 2; i++)
+    ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+
+  ZapWatch watch(vm.vm());
+  vm.nested_slot().Delete();
+  const ZapReport report = watch.Stop();
+  ExpectRefaults(vm, "L2", [&] {
+    EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  });
+  if (!slot_zap_all()) {
+    EXPECT_EQ(report.shadow_zapped, vm.nested().used().pages()) << kPrecision << report;
+  }
+  vm.l2().UseTables(vm.nested());
+  EXPECT_THAT(vm.l2().Nop(), EndsByNestedFault());
+  vm.nested_slot().Add();
+  EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+}
+
+// Pages that were nested tables are ordinary pages after their slot went and came again: KVM
+// neither protects them from writes nor takes what L1 writes there for entries.
+TEST_P(Nested, FormerTablesAreOrdinaryMemory) {
+  NestedVm vm(Config(), support());
+  MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+  MemorySlot other_slot = vm.AddSlot(kTables + 2_MiB, kTablesSize);
+  PageTables others = vm.MakeTables(other_slot.memory(), other_slot.range());
+  others.MapIdentity(data.range(), GuestPageSize::k4K);
+  MemorySlot& former = vm.nested_slot();
+  ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  former.Delete();
+  former.AddWith(std::make_shared<GuestMemory>(kTablesSize));
+  vm.l2().UseTables(others);
+  ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+
+  // A page that is write-protected takes a fault per write, or more.
+  ASSERT_THAT(vm.guest().TouchWrite({former.range()}), Succeeds());
+  const uint64_t taken = vm.guest().vcpu().stats().Read("pf_taken");
+  ASSERT_THAT(vm.guest().Fill({PatternOf(former, kOtherSeed)}), Succeeds());
+  EXPECT_EQ(vm.guest().vcpu().stats().Read("pf_taken"), taken) << "writes were trapped";
+  EXPECT_THAT(vm.guest().Verify({PatternOf(former, kOtherSeed)}), SeesPattern());
+  EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+}
+
+// A VM goes while KVM has all that a nested guest makes it have, in whatever state its slots are.
+// A shadow page that outlived its memslot is freed then, and looks for it.
+TEST_P(Nested, TheVmGoesWhileL2IsLive) {
+  struct Case {
+    const char* name;
+    bool data = false, tables = false, tables_again = false, agent = false;
+  };
+  for (const Case& gone :
+       {Case{.name = "all slots are there"}, Case{.name = "data gone", .data = true},
+        Case{.name = "tables gone", .tables = true},
+        Case{.name = "tables gone and back", .tables = true, .tables_again = true},
+        Case{.name = "all gone", .data = true, .tables = true, .agent = true}}) {
+    SCOPED_TRACE(gone.name);
+    NestedVm vm(Config(2), support());
+    MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+    ASSERT_THAT(vm.l2(0).Verify({PatternOf(data, kSeed)}), SeesPattern());
+    vm.l2(1).set_restart(true);
+    VerifyLoop loop(vm.l2(1), {PatternOf(data, kSeed)});
+    loop.WaitForPasses(1);
+    if (gone.data) data.Delete();
+    if (gone.tables) vm.nested_slot().Delete();
+    if (gone.tables_again) {
+      vm.nested_slot().Add();
+      loop.WaitForPasses(1);
+    }
+    EXPECT_EQ(loop.Abandon().verdict.wrong, 0u);
+    if (gone.agent) {
+      vm.agent_slot().Delete();
+      vm.tables_slot().Delete();
+    }
+  }
+}
+
+class NestedStress : public Nested {
+ protected:
+  void SetUp() override {
+    Nested::SetUp();
+    SetTestTimeout(std::chrono::seconds(180));
+  }
+};
+
+// L2 on one vCPU sees what is always there, on another what comes and goes, with other memory each
+// time, next to it.
+TEST_P(NestedStress, SlotsComeAndGoWhileL2Runs) {
+  NestedVm vm(Config(3), support());
+  constexpr uint64_t kSize = 64_KiB;
+  MemorySlot resident = vm.AddMappedSlot(kData, 256_KiB, kSeed);
+  MemorySlot slot = vm.AddMappedSlot(resident.range().end(), kSize, kSeed + 1);
+  MemorySlot changing = vm.AddMappedSlot(slot.range().end(), kSize, kSeed + 2);
+  VerifyLoop always(vm.l2(1), {PatternOf(resident, kSeed)});
+  VerifyLoop sometimes(vm.l2(2), {PatternOf(slot, kSeed + 1)});
+  always.WaitForPasses(1);
+  for (uint64_t round = 0; round < 24; round++) {
+    const Gpa home = slot.range().start;
+    if (round % 3 == 0) {
+      slot.MoveTo(7_GiB);
+      if (round % 2 == 0) sometimes.WaitForPasses(1);
+      slot.MoveTo(home);
+    } else {
+      slot.Delete();
+      if (round % 2 == 0) sometimes.WaitForPasses(1);
+      slot.Add();
+    }
+    if (round % 4 == 0) sometimes.WaitForPasses(1);
+    changing.Delete();
+    changing.AddWith(FilledMemory(kSize, kSeed + 3 + round));
+    ASSERT_THAT(vm.l2(0).Verify({PatternOf(changing, kSeed + 3 + round)}), SeesPattern())
+        << "round " << round;
+  }
+  always.WaitForPasses(1);
+  sometimes.WaitForPasses(1);
+  EXPECT_THAT(always.Stop(), SeesPattern());
+  const Outcome& outcome = sometimes.Stop();
+  EXPECT_TRUE(outcome.done) << outcome;
+  EXPECT_EQ(outcome.verdict.wrong, 0u) << outcome;
+  EXPECT_GT(outcome.verdict.matches, 0u) << outcome;
+  EXPECT_GT(outcome.verdict.absent, 0u) << outcome;
+  EXPECT_THAT(vm.l2(0).Verify({PatternOf(resident, kSeed), PatternOf(slot, kSeed + 1)}),
+              SeesPattern());
+}
+
+// The nested tables themselves come and go, with an address in them that each time means other
+// memory.
+TEST_P(NestedStress, TablesComeAndGoWhileL2Runs) {
+  NestedVm vm(Config(2), support());
+  MemorySlot resident = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+  std::vector<MemorySlot> targets;
+  std::vector<std::shared_ptr<GuestMemory>> tables_memory;
+  constexpr Gpa kAlias = 6_GiB;
+  for (uint64_t i = 0; i < 2; i++) {
+    targets.push_back(vm.AddFilledSlot(kData + 1_MiB + i * 64_KiB, 64_KiB, kSeed + 1 + i));
+    tables_memory.push_back(std::make_shared<GuestMemory>(kTablesSize));
+    PageTables tables = vm.MakeTables(*tables_memory.back(), vm.nested_slot().range());
+    tables.MapIdentity(resident.range(), GuestPageSize::k4K);
+    tables.Map(kAlias, targets.back().range().start, 64_KiB, GuestPageSize::k4K);
+  }
+  vm.l2(1).set_restart(true);
+  VerifyLoop loop(vm.l2(1), {PatternOf(resident, kSeed)});
+  loop.WaitForPasses(1);
+  for (uint64_t round = 0; round < 12; round++) {
+    vm.nested_slot().Delete();
+    if (round % 2 == 0) loop.WaitForNestedFaults(1);
+    vm.nested_slot().AddWith(tables_memory[round % 2]);
+    ASSERT_THAT(vm.l2(0).Verify({{.range = {kAlias, 64_KiB}, .seed = kSeed + 1 + round % 2}}),
+                SeesPattern())
+        << "round " << round;
+    loop.WaitForPasses(1);
+  }
+  const Outcome& outcome = loop.Stop();
+  EXPECT_TRUE(outcome.done) << outcome;
+  EXPECT_EQ(outcome.verdict.wrong, 0u) << outcome;
+  EXPECT_EQ(outcome.verdict.absent, 0u) << outcome;
+  EXPECT_GT(outcome.verdict.matches, 0u) << outcome;
+  EXPECT_GE(outcome.nested_faults, 6u);
+}
+
+// The first nested guest of a VM with the TDP MMU makes KVM allocate rmaps for all memslots, while
+// one of them goes.
+TEST_P(NestedStress, FirstL2WhileASlotGoes) {
+  for (int round = 0; round < 20; round++) {
+    NestedVm vm(Config(2), support());
+    MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+    MemorySlot slot = vm.AddMappedSlot(kData + 1_MiB, 64_KiB, kSeed + 1);
+    ASSERT_THAT(vm.guest().Verify({PatternOf(slot, kSeed + 1)}), SeesPattern());
+    AsyncCommand first(vm.guest(1), [&](Guest&) {
+      return vm.l2(1).Verify({PatternOf(data, kSeed)});
+    });
+    do {
+      slot.Delete();
+      slot.Add();
+    } while (!first.ended());
+    ASSERT_THAT(first.Join(), SeesPattern());
+    ASSERT_THAT(vm.l2().Verify({PatternOf(slot, kSeed + 1)}), SeesPattern());
+    slot.Delete();
+    ASSERT_THAT(vm.l2().TouchRead({slot.range()}), FindsNothingIn(slot.range()));
+  }
+}
+
+SLOTZAP_INSTANTIATE(Nested);
+SLOTZAP_INSTANTIATE(NestedStress);
+
+}  // namespace
+}  // namespace slotzap
