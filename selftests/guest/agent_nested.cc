@@ -10,8 +10,8 @@ constexpr uint64_t kPage = 4096;
 constexpr uint64_t kPageFaultVector = 14;
 
 // The block, see NestedRun::block.
-constexpr uint64_t kControlOffset = 0;    // VMCB, VMCS
-constexpr uint64_t kHostOffset = kPage;   // host save area, VMXON region
+constexpr uint64_t kControlOffset = 0;     // VMCB, VMCS
+constexpr uint64_t kHostOffset = kPage;    // host save area, VMXON region
 constexpr uint64_t kStackEnd = 4 * kPage;  // of L2's stack
 static_assert(kStackEnd == kNestedBlockSize);
 
@@ -42,7 +42,8 @@ uint64_t ReadMsr(uint32_t msr) {
 void WriteMsr(uint32_t msr, uint64_t value) {
   asm volatile("wrmsr"
                :
-               : "c"(msr), "a"(static_cast<uint32_t>(value)), "d"(static_cast<uint32_t>(value >> 32))
+               : "c"(msr), "a"(static_cast<uint32_t>(value)),
+                 "d"(static_cast<uint32_t>(value >> 32))
                : "memory");
 }
 
@@ -198,7 +199,7 @@ void Run(Mailbox& mailbox, void (*entry)(Mailbox*)) {
   run.exit_code = At<uint64_t>(vmcb + kExitCode);
   run.exit_info = At<uint64_t>(vmcb + kExitInfo1);
   run.fault_addr = At<uint64_t>(vmcb + kExitInfo2);
-  run.end = run.exit_code == kExitVmmcall                                       ? NestedEnd::kHypercall
+  run.end = run.exit_code == kExitVmmcall                                  ? NestedEnd::kHypercall
             : run.exit_code == kExitNpf || run.exit_code == kExitPageFault ? NestedEnd::kFault
             : run.exit_code == kExitShutdown                               ? NestedEnd::kShutdown
             : run.exit_code == kExitInvalid                                ? NestedEnd::kEntryFailed

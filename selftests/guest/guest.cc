@@ -64,8 +64,8 @@ std::string NestedExitText(const NestedExit& exit) {
       text += "exited: triple fault";
       break;
     case guest::NestedEnd::kEntryFailed:
-      text += "could not be entered: VM-instruction error " +
-              std::to_string(exit.instruction_error);
+      text +=
+          "could not be entered: VM-instruction error " + std::to_string(exit.instruction_error);
       break;
     case guest::NestedEnd::kOther:
       text += "exited";
@@ -161,8 +161,8 @@ Outcome Guest::RunUntilDone() {
     outcome.nested_faults = m.nested.faults;
     if (run.exit_reason == KVM_EXIT_IO && run.io.port == guest::kDonePort) {
       const guest::NestedRun& l2 = m.nested;
-      outcome.done = l2.kind == guest::Virtualization::kNone ||
-                     l2.end == guest::NestedEnd::kHypercall;
+      outcome.done =
+          l2.kind == guest::Virtualization::kNone || l2.end == guest::NestedEnd::kHypercall;
       if (!outcome.done) {
         outcome.nested_exit = {l2.end, l2.exit_code, l2.exit_info, l2.fault_addr,
                                l2.instruction_error};

@@ -9,9 +9,8 @@ namespace {
 using guest::Virtualization;
 
 const kvm_cpuid_entry2* Find(const std::vector<kvm_cpuid_entry2>& entries, uint32_t function) {
-  const auto it = std::find_if(entries.begin(), entries.end(), [&](const kvm_cpuid_entry2& e) {
-    return e.function == function;
-  });
+  const auto it = std::find_if(entries.begin(), entries.end(),
+                               [&](const kvm_cpuid_entry2& e) { return e.function == function; });
   return it != entries.end() ? &*it : nullptr;
 }
 

@@ -39,11 +39,7 @@ constexpr uint64_t IndexAt(uint64_t virt, int level) {
 
 PageTables::PageTables(const GuestMemory& memory, GpaRange range, GpaRange window,
                        TableFormat format)
-    : memory_(memory),
-      base_(range.start),
-      window_(window),
-      next_(window.start),
-      format_(format) {
+    : memory_(memory), base_(range.start), window_(window), next_(window.start), format_(format) {
   if (window.start < range.start || window.end() > range.end())
     throw std::invalid_argument("page tables at " + ToString(window) + " are not in the slot " +
                                 ToString(range));

@@ -87,10 +87,10 @@ enum class NestedEnd : uint32_t {
 
 struct NestedRun {
   // What the host asks for.
-  Virtualization kind;  // kNone: no L2, the agent executes the command itself
-  uint32_t restart;     // after kFault and kShutdown, until Mailbox::stop is set, L2 starts again
-  uint64_t block;       // kNestedBlockSize bytes: VMCB or VMCS; host save area or VMXON region; a
-                        // page that isn't used; L2's stack
+  Virtualization kind;   // kNone: no L2, the agent executes the command itself
+  uint32_t restart;      // after kFault and kShutdown, until Mailbox::stop is set, L2 starts again
+  uint64_t block;        // kNestedBlockSize bytes: VMCB or VMCS; host save area or VMXON region; a
+                         // page that isn't used; L2's stack
   uint64_t nested_root;  // N_CR3 or EPTP; 0: no nested paging
   uint64_t cr3;          // L2's own page tables
 
