@@ -272,25 +272,27 @@ TEST_P(Nested, SlotMoves) {
 }
 
 // One entry of L1's tables maps two slots.  KVM shadows it with small pages, of which only the
-// victim's may go.
+// victim's may go: not the page table that maps them, also if it begins where the victim does.
 TEST_P(Nested, LargeNestedEntryOverTwoSlots) {
-  NestedVm vm(Config(), support());
-  MemorySlot neighbour = vm.AddFilledSlot(kData, 1_MiB, kSeed + 1);
-  MemorySlot victim = vm.AddFilledSlot(kData + 1_MiB, 1_MiB, kSeed);
-  vm.nested().MapIdentity({kData, 2_MiB}, GuestPageSize::k2M);
-  ASSERT_THAT(vm.l2().Verify({PatternOf(neighbour, kSeed + 1), PatternOf(victim, kSeed)}),
-              SeesPattern());
+  for (const bool victim_first : {true, false}) {
+    SCOPED_TRACE(victim_first ? "the first one goes" : "the second one goes");
+    NestedVm vm(Config(), support());
+    MemorySlot first = vm.AddFilledSlot(kData, 1_MiB, kSeed);
+    MemorySlot second = vm.AddFilledSlot(kData + 1_MiB, 1_MiB, kSeed + 1);
+    vm.nested().MapIdentity({kData, 2_MiB}, GuestPageSize::k2M);
+    ASSERT_THAT(vm.l2().Verify({PatternOf(first, kSeed), PatternOf(second, kSeed + 1)}),
+                SeesPattern());
 
-  ZapWatch watch(vm.vm());
-  victim.Delete();
-  ExpectOnlyLeavesWent(watch.Stop(), victim.range().pages(), {});
-  ExpectRefaults(vm, "L2", [&] {
-    EXPECT_THAT(vm.l2().Verify({PatternOf(neighbour, kSeed + 1)}), SeesPattern());
-  });
-  EXPECT_THAT(vm.l2().TouchRead({victim.range()}), FindsNothingIn(victim.range()));
-  victim.AddWith(FilledMemory(1_MiB, kOtherSeed));
-  EXPECT_THAT(vm.l2().Verify({PatternOf(neighbour, kSeed + 1), PatternOf(victim, kOtherSeed)}),
-              SeesPattern());
+    MemorySlot& victim = victim_first ? first : second;
+    const Pattern neighbour = victim_first ? PatternOf(second, kSeed + 1) : PatternOf(first, kSeed);
+    ZapWatch watch(vm.vm());
+    victim.Delete();
+    ExpectOnlyLeavesWent(watch.Stop(), victim.range().pages(), {});
+    ExpectRefaults(vm, "L2", [&] { EXPECT_THAT(vm.l2().Verify({neighbour}), SeesPattern()); });
+    EXPECT_THAT(vm.l2().TouchRead({victim.range()}), FindsNothingIn(victim.range()));
+    victim.AddWith(FilledMemory(1_MiB, kOtherSeed));
+    EXPECT_THAT(vm.l2().Verify({neighbour, PatternOf(victim, kOtherSeed)}), SeesPattern());
+  }
 }
 
 // Large SPTEs for L2: those of the slot go, its neighbours' stay.

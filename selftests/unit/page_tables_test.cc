@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <stdexcept>
+#include <vector>
 
 #include "kvm/memory_slot.h"
 
@@ -54,6 +55,56 @@ TEST_F(PageTablesTest, UsesTheTablesItNeeds) {
   EXPECT_EQ(tables.used().pages(), 3u);
   tables.MapIdentity({4_MiB, 2_MiB}, GuestPageSize::k4K);  // and a level 1 table
   EXPECT_EQ(tables.used().pages(), 4u);
+}
+
+// The entries that translate `virt`, root first.
+std::vector<uint64_t> EntriesOf(const GuestMemory& memory, Gpa base, const PageTables& tables,
+                                uint64_t virt) {
+  std::vector<uint64_t> entries;
+  Gpa table = tables.root();
+  for (int level = 4; level > 0; level--) {
+    const uint64_t index = virt >> (12 + 9 * static_cast<uint64_t>(level - 1)) & 511;
+    entries.push_back(memory.Load(table - base + index * 8));
+    if ((entries.back() & 1 << 7) != 0) break;
+    table = entries.back() & 0x000ffffffffff000;
+  }
+  return entries;
+}
+
+// AMD APM volume 2, 5.4.1: present, writable, accessed, in a leaf dirty; no user bit.
+TEST_F(PageTablesTest, GuestFormatIsForTheSupervisor) {
+  PageTables tables(memory_, kRange, kRange);
+  tables.Map(1_GiB, 5_GiB, 4_KiB, GuestPageSize::k4K);
+  EXPECT_EQ(EntriesOf(memory_, kBase, tables, 1_GiB),
+            (std::vector<uint64_t>{(kBase + 4_KiB) | 0x23, (kBase + 8_KiB) | 0x23,
+                                   (kBase + 12_KiB) | 0x23, 5_GiB | 0x63}));
+}
+
+// As above, with the user bit in all.
+TEST_F(PageTablesTest, NptFormatIsForUsers) {
+  PageTables tables(memory_, kRange, kRange, TableFormat::kNpt);
+  tables.Map(1_GiB, 5_GiB, 4_KiB, GuestPageSize::k4K);
+  tables.Map(2_GiB, 4_MiB, 2_MiB, GuestPageSize::k2M);
+  EXPECT_EQ(EntriesOf(memory_, kBase, tables, 1_GiB),
+            (std::vector<uint64_t>{(kBase + 4_KiB) | 0x27, (kBase + 8_KiB) | 0x27,
+                                   (kBase + 12_KiB) | 0x27, 5_GiB | 0x67}));
+  EXPECT_EQ(EntriesOf(memory_, kBase, tables, 2_GiB),
+            (std::vector<uint64_t>{(kBase + 4_KiB) | 0x27, (kBase + 16_KiB) | 0x27, 4_MiB | 0xe7}));
+}
+
+// Intel SDM volume 3, tables 29-1 to 29-7: read, write, execute, accessed; in a leaf memory type WB
+// and dirty.  Tables have no memory type: the bits are reserved.
+TEST_F(PageTablesTest, EptFormat) {
+  PageTables tables(memory_, kRange, kRange, TableFormat::kEpt);
+  tables.Map(1_GiB, 5_GiB, 4_KiB, GuestPageSize::k4K);
+  tables.Map(2_GiB, 4_MiB, 2_MiB, GuestPageSize::k2M);
+  EXPECT_EQ(tables.format(), TableFormat::kEpt);
+  EXPECT_EQ(EntriesOf(memory_, kBase, tables, 1_GiB),
+            (std::vector<uint64_t>{(kBase + 4_KiB) | 0x107, (kBase + 8_KiB) | 0x107,
+                                   (kBase + 12_KiB) | 0x107, 5_GiB | 0x337}));
+  EXPECT_EQ(
+      EntriesOf(memory_, kBase, tables, 2_GiB),
+      (std::vector<uint64_t>{(kBase + 4_KiB) | 0x107, (kBase + 16_KiB) | 0x107, 4_MiB | 0x3b7}));
 }
 
 TEST_F(PageTablesTest, RefusesWhatCannotBe) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "guest/guest.h"
+#include "guest/nested.h"
 
 namespace slotzap::guest {
 namespace {
@@ -34,6 +35,12 @@ TEST(Layout, PartsOfTheAgentsSlotDoNotOverlap) {
   EXPECT_LE(kMailboxGpa + uint64_t{kMaxVcpus} * 4096, kStackGpa);
   EXPECT_LE(kStackGpa + uint64_t{kMaxVcpus} * 4096, kAgentGpa + kAgentSize);
   EXPECT_LE(kAgentGpa + kAgentSize, kTablesGpa);
+}
+
+TEST(Layout, WhatEveryNestedGuestNeedsIsMappedForIt) {
+  EXPECT_LE(kTablesGpa + kTablesSize, kNestedGpa);
+  EXPECT_TRUE(NestedGuest::kNeeded.contains(kAgentGpa));
+  EXPECT_LE(kNestedGpa + kNestedSize, NestedGuest::kNeeded.end());
 }
 
 }  // namespace
