@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <memory>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "harness/main.h"
+#include "host/user_faults.h"
 #include "tests/slot_test.h"
 
 namespace slotzap {
@@ -26,18 +28,18 @@ constexpr uint64_t kTablesSize = 64_KiB;
 constexpr Gpa kData = 2_GiB;  // where most tests have the slot that goes
 
 // A VM whose vCPUs each can run a guest, all of them on the same nested tables.  At first those map
-// nothing but what each guest needs.  Their root is in a memslot of its own, what is below the root
-// in another one.
+// nothing but what each guest needs.  Their first `upper` pages, the root at least, are in one
+// memslot, the others in another one.
 class NestedVm : public TestVm {
  public:
-  NestedVm(const GuestVmConfig& config, const NestedSupport& support)
+  NestedVm(const GuestVmConfig& config, const NestedSupport& support, uint64_t upper = 1)
       : TestVm(config),
         support_(support),
         agent_memory_(AddSlot(guest::kNestedGpa, guest::kNestedSize)),
         memory_(std::make_shared<GuestMemory>(kTablesSize)),
-        root_slot_(vm().AddSlot({.gpa = kTables, .memory = memory_, .size = kPageSize})),
-        lower_slot_(
-            vm().AddSlot({.gpa = kTables + kPageSize, .memory = memory_, .offset = kPageSize})),
+        upper_slot_(vm().AddSlot({.gpa = kTables, .memory = memory_, .size = upper * kPageSize})),
+        lower_slot_(vm().AddSlot(
+            {.gpa = kTables + upper * kPageSize, .memory = memory_, .offset = upper * kPageSize})),
         nested_(MakeTables(*memory_, kTables)) {
     for (unsigned i = 0; i < vcpus(); i++)
       l2_.push_back(std::make_unique<NestedGuest>(guest(i), support, nested_, tables()));
@@ -45,12 +47,12 @@ class NestedVm : public TestVm {
 
   NestedGuest& l2(unsigned i = 0) { return *l2_.at(i); }
   PageTables& nested() { return nested_; }
-  MemorySlot& root_slot() { return root_slot_; }
+  MemorySlot& upper_slot() { return upper_slot_; }
   MemorySlot& lower_slot() { return lower_slot_; }
-  // Puts other tables in the place of those whose slots were deleted.
-  void AddTables(const std::shared_ptr<GuestMemory>& memory) {
-    root_slot_.AddWith(memory, 0);
-    lower_slot_.AddWith(memory, kPageSize);
+  // Put other tables in the place of those whose slot was deleted.
+  void AddUpper(const std::shared_ptr<GuestMemory>& memory) { upper_slot_.AddWith(memory, 0); }
+  void AddLower(const std::shared_ptr<GuestMemory>& memory) {
+    lower_slot_.AddWith(memory, lower_slot_.range().start - kTables);
   }
   // Other nested tables, in memory of kTablesSize that the guest has, or will have, at `gpa`.
   PageTables MakeTables(const GuestMemory& memory, Gpa gpa) const {
@@ -71,7 +73,7 @@ class NestedVm : public TestVm {
   NestedSupport support_;
   MemorySlot agent_memory_;
   std::shared_ptr<GuestMemory> memory_;
-  MemorySlot root_slot_;
+  MemorySlot upper_slot_;
   MemorySlot lower_slot_;
   PageTables nested_;
   std::vector<std::unique_ptr<NestedGuest>> l2_;
@@ -331,28 +333,41 @@ TEST_P(Nested, LargePages) {
 // as if the old ones had never been.
 class NestedTables : public Nested {
  protected:
-  void DeleteTablesAndGoOn(bool root);
+  // The first `upper` pages of the tables stay, unless `all` go.
+  void DeleteTablesAndGoOn(uint64_t upper, bool all = false);
 };
 
-void NestedTables::DeleteTablesAndGoOn(bool root) {
-  NestedVm vm(Config(), support());
+void NestedTables::DeleteTablesAndGoOn(uint64_t upper, bool all) {
+  NestedVm vm(Config(), support(), upper);
   const auto delete_tables = [&] {
     vm.lower_slot().Delete();
-    if (root) vm.root_slot().Delete();
+    if (all) vm.upper_slot().Delete();
   };
-  MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
+  // Each has a table of the last level.
+  std::vector<MemorySlot> slots;
+  std::vector<Pattern> patterns;
+  for (uint64_t i = 0; i < 3; i++) {
+    slots.push_back(vm.AddMappedSlot(kData + i * 2_MiB, 64_KiB, kSeed + i));
+    patterns.push_back(PatternOf(slots.back(), kSeed + i));
+  }
   MemorySlot other = vm.AddFilledSlot(kData + 1_MiB, 64_KiB, kOtherSeed);
-  const std::initializer_list<Pattern> both = {PatternOf(data, kSeed),
-                                               PatternOf(other, kOtherSeed)};
+  const auto verify_all = [&](auto& guest) {
+    EXPECT_THAT(guest.Verify({patterns[0], patterns[1], patterns[2]}), SeesPattern());
+  };
+  const auto find_nothing = [&] {
+    for (const MemorySlot& slot : slots)
+      EXPECT_THAT(vm.l2().Read(slot.page(0)), EndsByNestedFault());
+  };
   for (int i = 0; i < 2; i++) {
-    ASSERT_THAT(vm.guest().Verify(both), SeesPattern());
-    ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+    ASSERT_THAT(vm.guest().Verify({PatternOf(other, kOtherSeed)}), SeesPattern());
+    verify_all(vm.guest());
+    verify_all(vm.l2());
   }
 
   ZapWatch watch(vm.vm());
   delete_tables();
   const ZapReport report = watch.Stop();
-  ExpectRefaults(vm, "L1", [&] { EXPECT_THAT(vm.guest().Verify(both), SeesPattern()); });
+  ExpectRefaults(vm, "L1", [&] { verify_all(vm.guest()); });
   if (!slot_zap_all() && report.untraced.empty()) {
     // Exactly the tables' shadow pages, and, of those below, such that map the large pages that
     // every guest has.
@@ -364,7 +379,7 @@ void NestedTables::DeleteTablesAndGoOn(bool root) {
         EXPECT_LT(page.gfn, NestedGuest::kNeeded.end_gfn()) << kPrecision << report;
     }
     std::set<Gfn> expected;
-    for (Gpa gpa = kTables + (root ? 0 : kPageSize); gpa < vm.nested().used().end();
+    for (Gpa gpa = all ? kTables : vm.lower_slot().range().start; gpa < vm.nested().used().end();
          gpa += kPageSize)
       expected.insert(gpa >> kPageShift);
     EXPECT_EQ(zapped, expected) << kPrecision << report;
@@ -372,38 +387,38 @@ void NestedTables::DeleteTablesAndGoOn(bool root) {
     EXPECT_TRUE(report.leaves.empty()) << kPrecision << report;
     EXPECT_TRUE(report.tables.empty()) << kPrecision << report;
   }
-  EXPECT_THAT(vm.l2().Nop(), EndsByNestedFault());
+  find_nothing();
 
   // The same tables again.
   vm.lower_slot().Add();
-  if (root) vm.root_slot().Add();
-  EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  if (all) vm.upper_slot().Add();
+  verify_all(vm.l2());
   // Others, by which the same address is other memory; with L2 failing in between, and without.
-  // The root is the same, or looks the same: its only entry points to the next page.
+  // Those that stay point to the same pages.
   for (const bool use_in_between : {true, false}) {
     const auto memory = std::make_shared<GuestMemory>(kTablesSize);
     PageTables tables = vm.MakeTables(*memory, kTables);
-    const MemorySlot& seen = use_in_between ? other : data;
+    const MemorySlot& seen = use_in_between ? other : slots[1];
     tables.Map(kData, seen.range().start, 64_KiB, GuestPageSize::k4K);
     delete_tables();
-    if (use_in_between) {
-      EXPECT_THAT(vm.l2().Nop(), EndsByNestedFault());
-    }
-    if (root)
-      vm.AddTables(memory);
-    else
-      vm.lower_slot().AddWith(memory, kPageSize);
-    EXPECT_THAT(
-        vm.l2().Verify({{.range = data.range(), .seed = use_in_between ? kOtherSeed : kSeed}}),
-        SeesPattern());
+    if (use_in_between) find_nothing();
+    vm.AddLower(memory);
+    if (all) vm.AddUpper(memory);
+    EXPECT_THAT(vm.l2().Verify(
+                    {{.range = slots[0].range(), .seed = use_in_between ? kOtherSeed : kSeed + 1}}),
+                SeesPattern());
+    EXPECT_THAT(vm.l2().Read(slots[1].page(0)), EndsByNestedFault());
   }
 }
 
-TEST_P(NestedTables, BelowTheRoot) { DeleteTablesAndGoOn(false); }
+// Root, and one table each of levels 3 and 2 for what every guest needs, one of level 2 for data.
+TEST_P(NestedTables, OfTheLastLevel) { DeleteTablesAndGoOn(4); }
+
+TEST_P(NestedTables, BelowTheRoot) { DeleteTablesAndGoOn(1); }
 
 TEST_P(NestedTables, WithTheRoot) {
   if (const std::string reason = RootMustStay(); !reason.empty()) GTEST_SKIP() << reason;
-  DeleteTablesAndGoOn(true);
+  DeleteTablesAndGoOn(1, /*all=*/true);
 }
 
 // As above, but L2 has other tables by then: it keeps what it has mapped through those.
@@ -419,14 +434,14 @@ TEST_P(NestedTables, NoLongerInUse) {
 
   ZapWatch watch(vm.vm());
   vm.lower_slot().Delete();
-  vm.root_slot().Delete();
+  vm.upper_slot().Delete();
   const ZapReport report = watch.Stop();
   ExpectRefaults(vm, "L2",
                  [&] { EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern()); });
   if (!slot_zap_all()) {
     EXPECT_EQ(report.shadow_zapped, vm.nested().used().pages()) << kPrecision << report;
   }
-  vm.root_slot().Add();
+  vm.upper_slot().Add();
   vm.l2().UseTables(vm.nested());
   EXPECT_THAT(vm.l2().Nop(), EndsByNestedFault());
   vm.lower_slot().Add();
@@ -443,8 +458,10 @@ TEST_P(NestedTables, AreOrdinaryMemoryAfterwards) {
   others.MapIdentity(data.range(), GuestPageSize::k4K);
   ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
   vm.lower_slot().Delete();
-  vm.root_slot().Delete();
-  vm.AddTables(std::make_shared<GuestMemory>(kTablesSize));
+  vm.upper_slot().Delete();
+  const auto memory = std::make_shared<GuestMemory>(kTablesSize);
+  vm.AddUpper(memory);
+  vm.AddLower(memory);
   vm.l2().UseTables(others);
   ASSERT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
 
@@ -490,7 +507,7 @@ TEST_P(Nested, TheVmGoesWhileL2IsLive) {
       loop.WaitForPasses(1);
     }
     EXPECT_EQ(loop.Abandon().verdict.wrong, 0u);
-    if (gone.later_root) vm.root_slot().Delete();
+    if (gone.later_root) vm.upper_slot().Delete();
     if (gone.later_all) {
       vm.agent_slot().Delete();
       vm.tables_slot().Delete();
@@ -572,12 +589,10 @@ void NestedTablesStress::LetTablesComeAndGo(bool root) {
   for (uint64_t round = 0; round < 12; round++) {
     const auto& memory = tables_memory[round % 2];
     vm.lower_slot().Delete();
-    if (root) vm.root_slot().Delete();
+    if (root) vm.upper_slot().Delete();
     if (round % 2 == 0) loop.WaitForNestedFaults(1);
-    if (root)
-      vm.AddTables(memory);
-    else
-      vm.lower_slot().AddWith(memory, kPageSize);
+    vm.AddLower(memory);
+    if (root) vm.AddUpper(memory);
     ASSERT_THAT(vm.l2(0).Verify({{.range = {kAlias, 64_KiB}, .seed = kSeed + 1 + round % 2}}),
                 SeesPattern())
         << "round " << round;
@@ -601,7 +616,7 @@ TEST_P(NestedTablesStress, WithTheRoot) {
 // The first nested guest of a VM with the TDP MMU makes KVM allocate rmaps for all memslots, while
 // one of them goes.
 TEST_P(NestedStress, FirstL2WhileASlotGoes) {
-  for (int round = 0; round < 20; round++) {
+  for (int round = 0; round < 8; round++) {
     NestedVm vm(Config(2), support());
     MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
     MemorySlot slot = vm.AddMappedSlot(kData + 1_MiB, 64_KiB, kSeed + 1);
@@ -617,6 +632,39 @@ TEST_P(NestedStress, FirstL2WhileASlotGoes) {
     slot.Delete();
     ASSERT_THAT(vm.l2().TouchRead({slot.range()}), FindsNothingIn(slot.range()));
   }
+}
+
+// As above, with the window held open: a slot is INVALID, and KVM waits for a fault elsewhere that
+// the host takes its time for, when the first L2 makes it allocate rmaps.  They go to the INVALID
+// copy; the slot that is then zapped has none.
+TEST_P(NestedStress, RmapsAppearWhileASlotGoes) {
+  if (const std::string reason = UserFaults::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  NestedVm vm(Config(3), support());
+  MemorySlot slot = vm.AddMappedSlot(kData, 1_MiB, kSeed);
+  const auto slow_memory = GuestMemory::Sparse(2_MiB);
+  UserFaults slow_faults(slow_memory->data(), slow_memory->size());
+  MemorySlot slow = vm.vm().AddSlot({.gpa = kData + 4_MiB, .memory = slow_memory});
+  ASSERT_THAT(vm.guest(2).Read(slot.page(0)), Succeeds());
+
+  AsyncCommand waiting(vm.guest(0), [&](Guest& guest) { return guest.Read(slow.page(0)); });
+  slow_faults.WaitForFault();
+  std::thread deleter([&] { slot.Delete(); });
+  // A page fault on an INVALID slot is retried until the slot is gone; before, it ends.
+  std::unique_ptr<AsyncCommand> retrying;
+  for (int64_t page = 1; !retrying || retrying->ended(); page++) {
+    retrying = std::make_unique<AsyncCommand>(
+        vm.guest(2), [gpa = slot.page(page)](Guest& guest) { return guest.Read(gpa); });
+    retrying->WaitForExits(20);
+  }
+  EXPECT_THAT(vm.l2(1).Nop(), Succeeds());
+  EXPECT_FALSE(retrying->ended()) << "the slot was gone before L2 ran";
+  slow_faults.Resolve();
+  deleter.join();
+  EXPECT_THAT(waiting.Join(), Succeeds());
+  EXPECT_EQ(retrying->Join().mmio_count, 1u);
+  EXPECT_THAT(vm.l2(1).Read(slot.page(0)), IsMmioReadAt(slot.page(0)));
+  slot.Add();
+  EXPECT_THAT(vm.l2(1).Verify({PatternOf(slot, kSeed)}), SeesPattern());
 }
 
 SLOTZAP_INSTANTIATE(Nested);
