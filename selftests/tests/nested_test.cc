@@ -129,7 +129,7 @@ class Nested : public SlotTest {
     }
     EXPECT_EQ(report.dropped(), (Leaves{.k4K = static_cast<int64_t>(leaves)}))
         << kPrecision << report;
-    EXPECT_GE(report.flush_requests, 1u) << report;
+    EXPECT_GE(report.flush_requests, 1u) << kPrecision << report;
     EXPECT_EQ(report.shadow_zapped, 0u) << kPrecision << report;
     EXPECT_EQ(report.zap_all, 0u) << kPrecision << report;
     EXPECT_TRUE(report.tables.empty()) << kPrecision << report;
@@ -322,7 +322,7 @@ TEST_P(Nested, LargePages) {
     EXPECT_THAT(report, ZappedEverything());
   } else {
     EXPECT_EQ(report.dropped(), (Leaves{.k2M = 1})) << kPrecision << report;
-    EXPECT_GE(report.flush_requests, 1u) << report;
+    EXPECT_GE(report.flush_requests, 1u) << kPrecision << report;
     EXPECT_EQ(report.shadow_zapped, 0u) << kPrecision << report;
   }
   ExpectRefaults(vm, "L2", [&] { EXPECT_THAT(touch(), Succeeds()); });
@@ -470,7 +470,8 @@ TEST_P(NestedTables, AreOrdinaryMemoryAfterwards) {
   ASSERT_THAT(vm.guest().TouchWrite({former}), Succeeds());
   const uint64_t taken = vm.guest().vcpu().stats().Read("pf_taken");
   ASSERT_THAT(vm.guest().Fill({{.range = former, .seed = kOtherSeed}}), Succeeds());
-  EXPECT_EQ(vm.guest().vcpu().stats().Read("pf_taken"), taken) << "writes were trapped";
+  EXPECT_EQ(vm.guest().vcpu().stats().Read("pf_taken"), taken)
+      << kPrecision << "writes were trapped";
   EXPECT_THAT(vm.guest().Verify({{.range = former, .seed = kOtherSeed}}), SeesPattern());
   EXPECT_THAT(vm.l2().Verify({PatternOf(data, kSeed)}), SeesPattern());
 }

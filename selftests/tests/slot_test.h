@@ -18,10 +18,6 @@
 
 namespace slotzap {
 
-// Begins the message of an assertion about what was zapped, or faulted in again: a kernel other
-// than ours may fail it without breaking any promise to the guest.
-inline constexpr char kPrecision[] = "[precision] ";
-
 using namespace literals;  // NOLINT(google-build-using-namespace): 4_KiB, as intended
 
 // A GuestVm whose vCPUs are described if the test exceeds its time.
