@@ -106,6 +106,13 @@ testing::Matcher<const Outcome&> EndsByNestedFault() {
   });
 }
 
+// Why no L2 may run on a thread of its own here, or an empty string.
+std::string LoopingL2Unavailable() {
+  // Not understood: the emulated host falls silent as soon as one loops, its own timers included.
+  if (CpuEmulator() == "bochs") return "an L2 that loops hangs the host that Bochs emulates";
+  return "";
+}
+
 class Nested : public SlotTest {
  protected:
   void SetUp() override {
@@ -479,6 +486,7 @@ TEST_P(NestedTables, AreOrdinaryMemoryAfterwards) {
 // A VM goes while KVM has all that a nested guest makes it have, in whatever state its slots are.
 // A shadow page that outlived its memslot is freed then, and looks for it.
 TEST_P(Nested, TheVmGoesWhileL2IsLive) {
+  if (const std::string reason = LoopingL2Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   struct Case {
     const char* name;
     // What goes while L2 runs, and what goes when it has been interrupted.
@@ -520,6 +528,8 @@ class NestedStress : public Nested {
  protected:
   void SetUp() override {
     Nested::SetUp();
+    if (IsSkipped()) return;
+    if (const std::string reason = LoopingL2Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
     SetTestTimeout(std::chrono::seconds(180));
   }
 };
