@@ -651,7 +651,9 @@ TEST_P(NestedStress, FirstL2WhileASlotGoes) {
 TEST_P(NestedStress, RmapsAppearWhileASlotGoes) {
   if (const std::string reason = UserFaults::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   NestedVm vm(Config(3), support());
-  MemorySlot slot = vm.AddMappedSlot(kData, 1_MiB, kSeed);
+  // More than the 2 MiB that the walk on Linux 6.1 takes as a step: at the first page of a slot
+  // without rmaps it would find a null pointer, which ends the walk, and only later a wild one.
+  MemorySlot slot = vm.AddMappedSlot(kData, 4_MiB, kSeed);
   const auto slow_memory = GuestMemory::Sparse(2_MiB);
   UserFaults slow_faults(slow_memory->data(), slow_memory->size());
   MemorySlot slow = vm.vm().AddSlot({.gpa = kData + 4_MiB, .memory = slow_memory});
