@@ -6,6 +6,9 @@
 namespace slotzap::guest {
 namespace {
 
+// Interrupts on, though there are none, for the reason that guest.cc gives.
+constexpr uint64_t kL2Rflags = 1 << 9 | 1 << 1;
+
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kPageFaultVector = 14;
 
@@ -171,7 +174,7 @@ void SetUp(const NestedRun& run, void (*entry)(Mailbox*)) {
   At<uint64_t>(vmcb + kCr4) = Cr4();
   At<uint64_t>(vmcb + kDr6) = 0xffff0ff0;
   At<uint64_t>(vmcb + kDr7) = 0x400;
-  At<uint64_t>(vmcb + kRflags) = 2;
+  At<uint64_t>(vmcb + kRflags) = kL2Rflags;
   At<uint64_t>(vmcb + kRip) = reinterpret_cast<uint64_t>(entry);
   At<uint64_t>(vmcb + kRsp) = StackPointer(run);
 }
@@ -396,7 +399,7 @@ void SetGuestState(const NestedRun& run, uint64_t gs_base, void (*entry)(Mailbox
   Write(kGuestCr3, run.cr3);
   Write(kGuestCr4, Cr4());
   Write(kGuestDr7, 0x400);
-  Write(kGuestRflags, 2);
+  Write(kGuestRflags, kL2Rflags);
   Write(kGuestRip, reinterpret_cast<uint64_t>(entry));
   Write(kGuestRsp, StackPointer(run));
   for (const uint64_t field :

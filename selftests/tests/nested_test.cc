@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "harness/main.h"
-#include "host/user_faults.h"
+#include "tests/race.h"
 #include "tests/slot_test.h"
 
 namespace slotzap {
@@ -104,13 +104,6 @@ testing::Matcher<const Outcome&> EndsByNestedFault() {
     const guest::NestedEnd end = outcome.nested_exit->end;
     return end == guest::NestedEnd::kFault || end == guest::NestedEnd::kShutdown;
   });
-}
-
-// Why no L2 may run on a thread of its own here, or an empty string.
-std::string LoopingL2Unavailable() {
-  // Not understood: the emulated host falls silent as soon as one loops, its own timers included.
-  if (CpuEmulator() == "bochs") return "an L2 that loops hangs the host that Bochs emulates";
-  return "";
 }
 
 class Nested : public SlotTest {
@@ -486,7 +479,6 @@ TEST_P(NestedTables, AreOrdinaryMemoryAfterwards) {
 // A VM goes while KVM has all that a nested guest makes it have, in whatever state its slots are.
 // A shadow page that outlived its memslot is freed then, and looks for it.
 TEST_P(Nested, TheVmGoesWhileL2IsLive) {
-  if (const std::string reason = LoopingL2Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   struct Case {
     const char* name;
     // What goes while L2 runs, and what goes when it has been interrupted.
@@ -529,7 +521,6 @@ class NestedStress : public Nested {
   void SetUp() override {
     Nested::SetUp();
     if (IsSkipped()) return;
-    if (const std::string reason = LoopingL2Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
     SetTestTimeout(std::chrono::seconds(180));
   }
 };
@@ -649,32 +640,28 @@ TEST_P(NestedStress, FirstL2WhileASlotGoes) {
 // the host takes its time for, when the first L2 makes it allocate rmaps.  They go to the INVALID
 // copy; the slot that is then zapped has none.
 TEST_P(NestedStress, RmapsAppearWhileASlotGoes) {
-  if (const std::string reason = UserFaults::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
-  NestedVm vm(Config(3), support());
+  if (const std::string reason = Userfaultfd::Unavailable(); !reason.empty())
+    GTEST_SKIP() << reason;
+  NestedVm vm(Config(2), support());
   // More than the 2 MiB that the walk on Linux 6.1 takes as a step: at the first page of a slot
   // without rmaps it would find a null pointer, which ends the walk, and only later a wild one.
   MemorySlot slot = vm.AddMappedSlot(kData, 4_MiB, kSeed);
-  const auto slow_memory = GuestMemory::Sparse(2_MiB);
-  UserFaults slow_faults(slow_memory->data(), slow_memory->size());
-  MemorySlot slow = vm.vm().AddSlot({.gpa = kData + 4_MiB, .memory = slow_memory});
-  ASSERT_THAT(vm.guest(2).Read(slot.page(0)), Succeeds());
+  GatedMemory elsewhere("bystander", 2_MiB, kSeed + 1);
+  MemorySlot other = vm.vm().AddSlot({.gpa = kData + 4_MiB, .memory = elsewhere.memory()});
 
-  AsyncCommand waiting(vm.guest(0), [&](Guest& guest) { return guest.Read(slow.page(0)); });
-  slow_faults.WaitForFault();
-  std::thread deleter([&] { slot.Delete(); });
-  // A page fault on an INVALID slot is retried until the slot is gone; before, it ends.
-  std::unique_ptr<AsyncCommand> retrying;
-  for (int64_t page = 1; !retrying || retrying->ended(); page++) {
-    retrying = std::make_unique<AsyncCommand>(
-        vm.guest(2), [gpa = slot.page(page)](Guest& guest) { return guest.Read(gpa); });
-    retrying->WaitForExits(20);
-  }
-  EXPECT_THAT(vm.l2(1).Nop(), Succeeds());
-  EXPECT_FALSE(retrying->ended()) << "the slot was gone before L2 ran";
-  slow_faults.Resolve();
-  deleter.join();
-  EXPECT_THAT(waiting.Join(), Succeeds());
-  EXPECT_EQ(retrying->Join().mmio_count, 1u);
+  Race race;
+  Race::Command& reader =
+      race.Start(vm.guest(0), [&](Guest& guest) { return guest.Read(other.page(0)); });
+  race.AwaitSleeping(reader, elsewhere, 0);
+  Race::Call& deletion = race.Start("delete", [&] { return slot.TryDelete(); });
+  race.AwaitWaiting(deletion, Waits::kForReaders);
+  race.Do("the first L2 runs", [&] { EXPECT_THAT(vm.l2(1).Nop(), Succeeds()); });
+  race.Provide(elsewhere, 0);
+  EXPECT_THAT(deletion.run.Join(), IsOk());
+  EXPECT_THAT(reader.run.Join(), Returns(elsewhere.word(0)));
+  race.ExpectOrder({"vCPU 0 sleeps for page 0 of the bystander", "delete waits for readers",
+                    "the first L2 runs", "page 0 of the bystander comes", "delete returned"});
+
   EXPECT_THAT(vm.l2(1).Read(slot.page(0)), IsMmioReadAt(slot.page(0)));
   slot.Add();
   EXPECT_THAT(vm.l2(1).Verify({PatternOf(slot, kSeed)}), SeesPattern());
