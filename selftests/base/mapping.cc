@@ -71,6 +71,34 @@ Mapping Mapping::Shared(int fd, uint64_t size, uint64_t offset, uint64_t align) 
   return Map(size, align, MAP_SHARED, fd, offset);
 }
 
+void Mapping::Protect(uint64_t offset, uint64_t size, int protection) const {
+  CheckFits(offset, size);
+  if (mprotect(data() + offset, size, protection) != 0) ThrowErrno("mprotect " + SizeString(size));
+}
+
+void Mapping::Discard(uint64_t offset, uint64_t size) const {
+  CheckFits(offset, size);
+  if (madvise(data() + offset, size, MADV_DONTNEED) != 0)
+    ThrowErrno("madvise " + SizeString(size) + " with MADV_DONTNEED");
+}
+
+void Mapping::UnmapPart(uint64_t offset, uint64_t size) const {
+  CheckFits(offset, size);
+  // Mapping something else over it unmaps it, without leaving a hole for others to use.
+  if (mmap(data() + offset, size, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    ThrowErrno("unmap " + SizeString(size));
+}
+
+Mapping Mapping::MoveAway(uint64_t offset, uint64_t size) const {
+  CheckFits(offset, size);
+  Mapping place = Anonymous(size);
+  if (mremap(data() + offset, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+             place.data()) == MAP_FAILED)
+    ThrowErrno("mremap " + SizeString(size));
+  return place;
+}
+
 FileDescriptor MemoryFile(uint64_t size, Backing backing) {
   unsigned flags = MFD_CLOEXEC;
   if (backing == Backing::k2M) flags |= MFD_HUGETLB | MFD_HUGE_2MB;

@@ -26,6 +26,20 @@ class Mapping {
   // A shared mapping of [offset, offset + size) of `fd`, start aligned to `align`.
   static Mapping Shared(int fd, uint64_t size, uint64_t offset = 0, uint64_t align = 4096);
 
+  // What the host can do to its memory, and MMU notifiers tell KVM of.  Offset and size in bytes,
+  // multiples of the page size.  All throw std::out_of_range if it isn't in the mapping,
+  // std::system_error if the kernel refuses.
+  //
+  // mprotect(2).
+  void Protect(uint64_t offset, uint64_t size, int protection) const;
+  // madvise(MADV_DONTNEED): private anonymous memory reads as zero from then on.
+  void Discard(uint64_t offset, uint64_t size) const;
+  // munmap(2); what was there is out of reach, but the address range stays this mapping's.
+  void UnmapPart(uint64_t offset, uint64_t size) const;
+  // mremap(2) with MREMAP_DONTUNMAP: the pages turn up elsewhere, in what is returned, and private
+  // anonymous memory reads as zero where they were.
+  Mapping MoveAway(uint64_t offset, uint64_t size) const;
+
   std::byte* data() const { return static_cast<std::byte*>(data_); }
   uint64_t size() const { return size_; }
   uint64_t address() const { return reinterpret_cast<uint64_t>(data_); }

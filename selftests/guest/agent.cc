@@ -19,6 +19,40 @@ void Store(uint64_t gpa, uint64_t value) {
   asm volatile("movq %1, (%0)" : : "r"(gpa), "r"(value) : "memory");
 }
 
+uint64_t LoadSized(uint64_t gpa, uint64_t size) {
+  uint64_t value;
+  switch (size) {
+    case 1:
+      asm volatile("movzbl (%1), %k0" : "=r"(value) : "r"(gpa) : "memory");
+      return value;
+    case 2:
+      asm volatile("movzwl (%1), %k0" : "=r"(value) : "r"(gpa) : "memory");
+      return value;
+    case 4:
+      asm volatile("movl (%1), %k0" : "=r"(value) : "r"(gpa) : "memory");
+      return value;
+    default:
+      return Load(gpa);
+  }
+}
+
+void StoreSized(uint64_t gpa, uint64_t value, uint64_t size) {
+  switch (size) {
+    case 1:
+      asm volatile("movb %b1, (%0)" : : "r"(gpa), "r"(value) : "memory");
+      break;
+    case 2:
+      asm volatile("movw %w1, (%0)" : : "r"(gpa), "r"(value) : "memory");
+      break;
+    case 4:
+      asm volatile("movl %k1, (%0)" : : "r"(gpa), "r"(value) : "memory");
+      break;
+    default:
+      Store(gpa, value);
+      break;
+  }
+}
+
 void Out(uint16_t port) { asm volatile("outb %%al, %%dx" : : "a"(0), "d"(port) : "memory"); }
 
 Mailbox* CurrentMailbox() {
@@ -119,6 +153,15 @@ void Execute(Mailbox& mailbox) {
       break;
     case Command::kSetCacheDisable:
       SetCacheDisable(args[0] != 0);
+      break;
+    case Command::kReadSized:
+      mailbox.result = LoadSized(args[0], args[1]);
+      break;
+    case Command::kWriteSized:
+      StoreSized(args[0], args[1], args[2]);
+      break;
+    case Command::kInvalidatePage:
+      asm volatile("invlpg (%0)" : : "r"(args[0]) : "memory");
       break;
   }
 }

@@ -218,6 +218,21 @@ Outcome Guest::SetCacheDisable(bool on) {
   return RunUntilDone();
 }
 
+Outcome Guest::ReadSized(Gpa gpa, unsigned size) {
+  Post(Command::kReadSized, {gpa, size});
+  return RunUntilDone();
+}
+
+Outcome Guest::WriteSized(Gpa gpa, uint64_t value, unsigned size) {
+  Post(Command::kWriteSized, {gpa, value, size});
+  return RunUntilDone();
+}
+
+Outcome Guest::InvalidatePage(uint64_t virt) {
+  Post(Command::kInvalidatePage, {virt});
+  return RunUntilDone();
+}
+
 Outcome Guest::Nop() {
   Post(Command::kNop);
   return RunUntilDone();

@@ -89,6 +89,11 @@ class Guest {
   Outcome Call(Gpa function);
   Outcome SetCr3(Gpa root);
   Outcome SetCacheDisable(bool on);
+  // As Read() and Write(), of 1, 2, 4 or 8 bytes.
+  Outcome ReadSized(Gpa gpa, unsigned size);
+  Outcome WriteSized(Gpa gpa, uint64_t value, unsigned size);
+  // INVLPG of the page at a virtual address.
+  Outcome InvalidatePage(uint64_t virt);
   Outcome Nop();
 
   // From now on, called on the vCPU's thread at each access to where no memslot is, before it is

@@ -22,6 +22,7 @@ constexpr uint32_t kMmuPageLimit = 1u << 20;
 
 GuestVm::GuestVm(const GuestVmConfig& config) : vm_(std::make_unique<Vm>(kvm_, config.type)) {
   vm_->SetMmuPageLimit(kMmuPageLimit);
+  if (config.dirty_ring_bytes != 0) vm_->EnableDirtyRings(config.dirty_ring_bytes);
   if (!config.slot_zap_all) vm_->quirks().Disable(kQuirkSlotZapAll);
 
   agent_slot_ = std::make_unique<MemorySlot>(vm_->AddSlot(guest::kAgentGpa, guest::kAgentSize));
@@ -40,8 +41,12 @@ Guest& GuestVm::AddGuest() {
 
 void GuestVm::MapAll() {
   tables_->MapIdentity({0, k2MMappedEnd}, GuestPageSize::k2M);
-  if (HasGigabytePages(kvm_))
-    tables_->MapIdentity({k2MMappedEnd, guest::kMappedEnd - k2MMappedEnd}, GuestPageSize::k1G);
+  if (mapped_end() > k2MMappedEnd)
+    tables_->MapIdentity({k2MMappedEnd, mapped_end() - k2MMappedEnd}, GuestPageSize::k1G);
+}
+
+Gpa GuestVm::mapped_end() const {
+  return HasGigabytePages(kvm_) ? guest::kMappedEnd : k2MMappedEnd;
 }
 
 MemorySlot GuestVm::AddPrivateSlot(Gpa gpa, uint64_t size) {

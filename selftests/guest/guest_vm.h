@@ -16,6 +16,7 @@ struct GuestVmConfig {
   bool slot_zap_all = true;  // KVM_X86_QUIRK_SLOT_ZAP_ALL
   unsigned vcpus = 1;
   VmType type = VmType::kDefault;
+  uint64_t dirty_ring_bytes = 0;  // if not 0: dirty rings, see Vm::EnableDirtyRings()
 };
 
 // Guest physical memory of such a VM: the agent and its page tables (guest/protocol.h) in the first
@@ -46,6 +47,9 @@ class GuestVm {
   // A memslot with shared memory and a guest_memfd, for a VM whose type has private memory.  All of
   // it is shared until Vm::MakePrivate() says otherwise.  Private memory is zero at first.
   MemorySlot AddPrivateSlot(Gpa gpa, uint64_t size);
+
+  // Where the guest's identity mapping ends: guest::kMappedEnd, or k2MMappedEnd.
+  Gpa mapped_end() const;
 
   // Page faults that installed an SPTE, over all vCPUs.
   uint64_t FixedFaults() const;

@@ -31,11 +31,22 @@ constexpr uint64_t Access(TableFormat format) {
   return kPresent | kWritable | kAccessed | (format == TableFormat::kNpt ? kUser : 0);
 }
 
-constexpr uint64_t IndexAt(uint64_t virt, int level) {
-  return virt >> (kPageShift + 9 * static_cast<uint64_t>(level - 1)) & 511;
+}  // namespace
+
+uint64_t TableEntry(Gpa table, TableFormat format) {
+  return table | (format == TableFormat::kEpt ? kEptAccess | kEptAccessed : Access(format));
 }
 
-}  // namespace
+uint64_t LeafEntry(Gpa page, GuestPageSize size, TableFormat format) {
+  const uint64_t size_bit = size == GuestPageSize::k4K ? 0 : kLarge;
+  if (format == TableFormat::kEpt)
+    return page | kEptAccess | kEptWriteBack | kEptAccessed | kEptDirty | size_bit;
+  return page | Access(format) | kDirty | size_bit;
+}
+
+uint64_t TableIndex(uint64_t virt, int level) {
+  return virt >> (kPageShift + 9 * static_cast<uint64_t>(level - 1)) & 511;
+}
 
 PageTables::PageTables(const GuestMemory& memory, GpaRange range, GpaRange window,
                        TableFormat format)
@@ -53,35 +64,25 @@ Gpa PageTables::NewTable() {
   return std::exchange(next_, next_ + kPageSize);
 }
 
-uint64_t PageTables::TableEntry(Gpa table) const {
-  return table | (format_ == TableFormat::kEpt ? kEptAccess | kEptAccessed : Access(format_));
-}
-
-uint64_t PageTables::LeafEntry(Gpa phys, int level) const {
-  const uint64_t size_bit = level > 1 ? kLarge : 0;
-  if (format_ == TableFormat::kEpt)
-    return phys | kEptAccess | kEptWriteBack | kEptAccessed | kEptDirty | size_bit;
-  return phys | Access(format_) | kDirty | size_bit;
-}
-
 bool PageTables::IsPresent(uint64_t entry) const {
   return (entry & (format_ == TableFormat::kEpt ? kEptAccess : kPresent)) != 0;
 }
 
-void PageTables::MapOne(uint64_t virt, Gpa phys, int leaf_level) {
+void PageTables::MapOne(uint64_t virt, Gpa phys, GuestPageSize size) {
+  const int leaf_level = LeafLevel(size);
   Gpa table = root();
   for (int level = kRootLevel; level > leaf_level; level--) {
-    const uint64_t offset = table - base_ + IndexAt(virt, level) * 8;
+    const uint64_t offset = table - base_ + TableIndex(virt, level) * 8;
     uint64_t entry = memory_.Load(offset);
     if ((entry & kLarge) != 0)
       throw std::invalid_argument(Hex(virt) + " is mapped by a larger page already");
     if (!IsPresent(entry)) {
-      entry = TableEntry(NewTable());
+      entry = TableEntry(NewTable(), format_);
       memory_.Store(offset, entry);
     }
     table = entry & kAddress;
   }
-  memory_.Store(table - base_ + IndexAt(virt, leaf_level) * 8, LeafEntry(phys, leaf_level));
+  memory_.Store(table - base_ + TableIndex(virt, leaf_level) * 8, LeafEntry(phys, size, format_));
 }
 
 void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_size) {
@@ -90,7 +91,7 @@ void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_
     throw std::invalid_argument("mapping " + Hex(virt) + " to " + Hex(phys) + ", " +
                                 SizeString(size) + ": not aligned to pages of " + SizeString(step));
   for (uint64_t offset = 0; offset < size; offset += step)
-    MapOne(virt + offset, phys + offset, LeafLevel(page_size));
+    MapOne(virt + offset, phys + offset, page_size);
 }
 
 }  // namespace slotzap

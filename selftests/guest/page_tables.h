@@ -22,6 +22,14 @@ enum class TableFormat {
   kEpt,    // extended page tables, memory type WB (Intel SDM volume 3, 29.3.2)
 };
 
+// An entry, written to and accessed as the guest would leave it: one that points to the table at
+// `table`, and one that maps a page.
+uint64_t TableEntry(Gpa table, TableFormat format = TableFormat::kGuest);
+uint64_t LeafEntry(Gpa page, GuestPageSize size = GuestPageSize::k4K,
+                   TableFormat format = TableFormat::kGuest);
+// Which entry of a table of `level` (4: root) translates a virtual address.
+uint64_t TableIndex(uint64_t virt, int level);
+
 // A hierarchy of page tables that is built up by Map().  Tables are taken one after the other from
 // a window of a memslot, the root first.
 class PageTables {
@@ -50,10 +58,8 @@ class PageTables {
 
  private:
   Gpa NewTable();
-  void MapOne(uint64_t virt, Gpa phys, int leaf_level);
+  void MapOne(uint64_t virt, Gpa phys, GuestPageSize size);
 
-  uint64_t TableEntry(Gpa table) const;
-  uint64_t LeafEntry(Gpa phys, int level) const;
   bool IsPresent(uint64_t entry) const;
 
   const GuestMemory& memory_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "host/huge_pages.h"
 
+#include <cstdio>
+#include <sstream>
 #include <stdexcept>
 #include <system_error>
 
@@ -15,6 +17,24 @@ std::string PoolDirectory(uint64_t page_size, const std::string& root) {
 }
 
 }  // namespace
+
+uint64_t TransparentHugeBytes(uint64_t address, uint64_t size, const std::string& smaps) {
+  std::istringstream lines(ReadFile(smaps));
+  std::string line;
+  bool inside = false;
+  uint64_t bytes = 0;
+  while (std::getline(lines, line)) {
+    unsigned long long start = 0;
+    unsigned long long end = 0;
+    unsigned long long kib = 0;
+    // "7f0000000000-7f0000200000 rw-p ...", then a line for each property of that VMA.
+    if (std::sscanf(line.c_str(), "%llx-%llx ", &start, &end) == 2)  // NOLINT(cert-err34-c)
+      inside = start < address + size && address < end;
+    else if (std::sscanf(line.c_str(), "AnonHugePages: %llu kB", &kib) == 1)  // NOLINT(cert-err34-c)
+      bytes += inside ? kib << 10 : 0;
+  }
+  return bytes;
+}
 
 uint64_t FreeHugePages(uint64_t page_size, const std::string& root) {
   const std::string directory = PoolDirectory(page_size, root);

@@ -7,6 +7,11 @@
 
 namespace slotzap {
 
+// How many bytes of this process's memory in VMAs that overlap [address, address + size) are in
+// transparent huge pages (AnonHugePages in /proc/self/smaps).
+uint64_t TransparentHugeBytes(uint64_t address, uint64_t size,
+                              const std::string& smaps = "/proc/self/smaps");
+
 inline constexpr char kHugePagesRoot[] = "/sys/kernel/mm/hugepages";
 
 // How many hugetlb pages of `page_size` bytes are free and promised to nobody; 0 if the machine

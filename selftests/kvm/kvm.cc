@@ -76,6 +76,13 @@ uint64_t Kvm::FeatureMsr(uint32_t index) const {
   return msrs.entry.data;
 }
 
+unsigned Kvm::PhysicalAddressBits() const {
+  for (const kvm_cpuid_entry2& entry : SupportedCpuid())
+    if (entry.function == 0x80000008)
+      return (entry.eax >> 16 & 0xff) != 0 ? entry.eax >> 16 & 0xff : entry.eax & 0xff;
+  return 36;  // what a processor without the leaf has (SDM volume 3, 4.1.4)
+}
+
 uint64_t Kvm::VcpuMmapSize() const {
   return static_cast<uint64_t>(SLOTZAP_IOCTL(fd_.get(), KVM_GET_VCPU_MMAP_SIZE, 0).OrThrow());
 }

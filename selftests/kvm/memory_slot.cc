@@ -21,6 +21,28 @@ GuestMemory::GuestMemory(uint64_t size, Backing backing, uint64_t align)
                SizeString(BackingPageSize(backing)));
 }
 
+void GuestMemory::Populate() const {
+  if (madvise(data(), size(), MADV_POPULATE_WRITE) != 0)
+    ThrowErrno("allocate " + SizeString(size()) + " of guest memory");
+}
+
+std::shared_ptr<GuestMemory> GuestMemory::Anonymous(uint64_t size) {
+  std::shared_ptr<GuestMemory> memory(new GuestMemory(Mapping::Anonymous(size)));
+  if (madvise(memory->data(), size, MADV_NOHUGEPAGE) != 0)
+    ThrowErrno("madvise " + SizeString(size) + " with MADV_NOHUGEPAGE");
+  memory->Populate();
+  return memory;
+}
+
+std::shared_ptr<GuestMemory> GuestMemory::TransparentHuge(uint64_t size) {
+  std::shared_ptr<GuestMemory> memory(new GuestMemory(Mapping::Anonymous(size, 2ull << 20)));
+  // Refused (EINVAL) by a kernel without transparent huge pages: small ones, then.
+  if (madvise(memory->data(), size, MADV_HUGEPAGE) != 0 && errno != EINVAL)
+    ThrowErrno("madvise " + SizeString(size) + " with MADV_HUGEPAGE");
+  memory->Populate();
+  return memory;
+}
+
 std::shared_ptr<GuestMemory> GuestMemory::Sparse(uint64_t size) {
   return std::shared_ptr<GuestMemory>(new GuestMemory(Mapping::Anonymous(size, 1ull << 30)));
 }
@@ -58,13 +80,6 @@ void GuestMemory::Advise(uint64_t offset, uint64_t size, int advice, const char*
   if (size > this->size() || offset > this->size() - size)
     throw std::out_of_range(text + " beyond its end");
   if (madvise(data() + offset, size, advice) != 0) ThrowErrno(text);
-}
-
-std::vector<Gpa> DirtyPages(std::span<const uint64_t> bitmap, Gpa gpa) {
-  std::vector<Gpa> pages;
-  for (size_t i = 0; i < bitmap.size() * 64; i++)
-    if ((bitmap[i / 64] >> i % 64 & 1) != 0) pages.push_back(gpa + i * kPageSize);
-  return pages;
 }
 
 MemorySlot::MemorySlot(Vm& vm, uint16_t id, SlotConfig config)
@@ -108,28 +123,35 @@ KvmStatus MemorySlot::TrySetFlags(uint32_t flags) {
   return status;
 }
 
-std::vector<Gpa> MemorySlot::GetDirtyLog() const {
-  std::vector<Gpa> dirty;
-  TryGetDirtyLog(dirty).OrThrow();
-  return dirty;
+DirtyBitmap MemorySlot::GetDirtyLog() const {
+  DirtyBitmap bitmap(range().pages());
+  TryGetDirtyLog(bitmap).OrThrow();
+  return bitmap;
 }
 
-KvmStatus MemorySlot::TryGetDirtyLog(std::vector<Gpa>& dirty) const {
-  std::vector<uint64_t> bitmap((range().pages() + 63) / 64);
+KvmStatus MemorySlot::TryGetDirtyLog(DirtyBitmap& bitmap) const {
   kvm_dirty_log log = {};
-  log.slot = static_cast<uint32_t>(config_.address_space) << 16 | id_;
+  log.slot = FullId();
   log.dirty_bitmap = bitmap.data();
-  KvmStatus status = SLOTZAP_IOCTL(
-      vm_->fd(), KVM_GET_DIRTY_LOG, &log,
-      "address space " + std::to_string(config_.address_space) + ", slot " + std::to_string(id_));
-  if (status.ok()) dirty = DirtyPages(bitmap, config_.gpa);
-  return status;
+  return SLOTZAP_IOCTL(vm_->fd(), KVM_GET_DIRTY_LOG, &log, "slot " + Hex(FullId()));
+}
+
+KvmStatus MemorySlot::TryClearDirtyLog(const DirtyBitmap& bitmap, uint64_t first) const {
+  kvm_clear_dirty_log log = {};
+  log.slot = FullId();
+  log.first_page = first;
+  log.num_pages = static_cast<uint32_t>(bitmap.pages());
+  DirtyBitmap copy = bitmap;  // KVM only reads it, but takes no const
+  log.dirty_bitmap = copy.data();
+  return SLOTZAP_IOCTL(vm_->fd(), KVM_CLEAR_DIRTY_LOG, &log,
+                       "slot " + Hex(FullId()) + ", pages " + std::to_string(first) + " + " +
+                           std::to_string(bitmap.pages()));
 }
 
 KvmStatus MemorySlot::Set(uint64_t size) {
   // The older struct is the beginning of this one.
   kvm_userspace_memory_region2 region = {};
-  region.slot = static_cast<uint32_t>(config_.address_space) << 16 | id_;
+  region.slot = FullId();
   region.flags = config_.flags;
   region.guest_phys_addr = config_.gpa;
   region.memory_size = size;

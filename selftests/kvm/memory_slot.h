@@ -9,6 +9,7 @@
 
 #include "base/mapping.h"
 #include "base/range.h"
+#include "kvm/dirty_log.h"
 #include "kvm/guest_memfd.h"
 #include "kvm/status.h"
 
@@ -27,10 +28,16 @@ class GuestMemory {
   static std::shared_ptr<GuestMemory> Sparse(uint64_t size);
   // A memory file none of whose pages is allocated, for a test that decides when they come.
   static std::shared_ptr<GuestMemory> Unpopulated(uint64_t size);
+  // Private anonymous memory, in pages of 4 KiB.
+  static std::shared_ptr<GuestMemory> Anonymous(uint64_t size);
+  // The same, aligned to 2 MiB, in transparent huge pages if the kernel has some: see
+  // TransparentHugeBytes().
+  static std::shared_ptr<GuestMemory> TransparentHuge(uint64_t size);
 
   uint64_t size() const { return mapping_.size(); }
   uint64_t address() const { return mapping_.address(); }
   std::byte* data() const { return mapping_.data(); }
+  const Mapping& mapping() const { return mapping_; }
   // The 8 bytes at `offset`, as a guest would see them.
   uint64_t Load(uint64_t offset) const;
   void Store(uint64_t offset, uint64_t value) const;
@@ -45,6 +52,7 @@ class GuestMemory {
 
  private:
   void Advise(uint64_t offset, uint64_t size, int advice, const char* what) const;
+  void Populate() const;
 
   explicit GuestMemory(Mapping mapping, FileDescriptor file = {})
       : file_(std::move(file)), mapping_(std::move(mapping)) {}
@@ -64,9 +72,6 @@ struct SlotConfig {
   std::shared_ptr<GuestMemfd> memfd = nullptr;
   uint64_t memfd_offset = 0;  // into `memfd`
 };
-
-// The pages that are set in a bitmap as KVM_GET_DIRTY_LOG gives it, whose first bit is for `gpa`.
-std::vector<Gpa> DirtyPages(std::span<const uint64_t> bitmap, Gpa gpa);
 
 // One memslot of one VM.  A handle: destroying it leaves the memslot alone.  The VM has to
 // outlive it.
@@ -101,14 +106,23 @@ class MemorySlot {
   void SetFlags(uint32_t flags) { TrySetFlags(flags).OrThrow(); }
   KvmStatus TrySetFlags(uint32_t flags);
 
-  // KVM_GET_DIRTY_LOG: the pages that were written since the last time, or since the memslot has
-  // had KVM_MEM_LOG_DIRTY_PAGES.  ENOENT if it doesn't have the flag, or is gone; `dirty` is left
-  // alone then.
-  std::vector<Gpa> GetDirtyLog() const;
-  KvmStatus TryGetDirtyLog(std::vector<Gpa>& dirty) const;
+  // KVM_GET_DIRTY_LOG: the pages that were written to.  Clears the log, and write-protects them so
+  // that the next write shows again, unless KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 leaves that to
+  // ClearDirtyLog().  ENOENT if the memslot doesn't exist or has no KVM_MEM_LOG_DIRTY_PAGES, ENXIO
+  // if the VM has dirty rings instead.
+  DirtyBitmap GetDirtyLog() const;
+  KvmStatus TryGetDirtyLog(DirtyBitmap& bitmap) const;
+  // KVM_CLEAR_DIRTY_LOG: for those pages of [first, first + bitmap.pages()) whose bits are set.
+  // `first` is a multiple of 64, and so is the number of pages, except at the memslot's end.
+  void ClearDirtyLog(const DirtyBitmap& bitmap, uint64_t first = 0) const {
+    TryClearDirtyLog(bitmap, first).OrThrow();
+  }
+  KvmStatus TryClearDirtyLog(const DirtyBitmap& bitmap, uint64_t first = 0) const;
 
  private:
   KvmStatus Set(uint64_t size);
+  // Address space and id, as KVM takes them.
+  uint32_t FullId() const { return static_cast<uint32_t>(config_.address_space) << 16 | id_; }
 
   Vm* vm_;
   uint16_t id_;

@@ -53,6 +53,15 @@ bool Vcpu::TakeKick() {
   return __atomic_exchange_n(&run().immediate_exit, uint8_t{0}, __ATOMIC_SEQ_CST) != 0;
 }
 
+CoalescedMmioRing Vcpu::CoalescedMmio() const {
+  return CoalescedMmioRing(
+      Mapping::Shared(fd_.get(), kPageSize, KVM_COALESCED_MMIO_PAGE_OFFSET * kPageSize));
+}
+
+DirtyRing Vcpu::OpenDirtyRing(uint64_t bytes) const {
+  return DirtyRing(Mapping::Shared(fd_.get(), bytes, KVM_DIRTY_LOG_PAGE_OFFSET * kPageSize));
+}
+
 Vcpu::State Vcpu::Save() const {
   State state = {Regs(), Sregs(), {}};
   SLOTZAP_IOCTL(fd_.get(), KVM_GET_VCPU_EVENTS, &state.events, "").OrThrow();

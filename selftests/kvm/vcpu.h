@@ -9,6 +9,8 @@
 #include "base/file_descriptor.h"
 #include "base/mapping.h"
 #include "base/range.h"
+#include "kvm/coalesced_mmio.h"
+#include "kvm/dirty_log.h"
 #include "kvm/kvm.h"
 #include "kvm/stats.h"
 #include "kvm/status.h"
@@ -57,6 +59,11 @@ class Vcpu {
   void Kick(std::thread& runner);
   // Whether a kick is due; clears it.
   bool TakeKick();
+
+  // The VM's ring of coalesced MMIO, and the vCPU's dirty ring of `bytes`, see
+  // Vm::EnableDirtyRings(): one of each at a time.
+  CoalescedMmioRing CoalescedMmio() const;
+  DirtyRing OpenDirtyRing(uint64_t bytes) const;
 
   // KVM_SMI: the vCPU enters System Management Mode when it runs next.
   void SendSmi();

@@ -64,6 +64,43 @@ std::unique_ptr<Vcpu> Vm::AddVcpu() {
       kvm_, FileDescriptor(SLOTZAP_IOCTL(fd(), KVM_CREATE_VCPU, id).OrThrow()), id);
 }
 
+void Vm::SetIoEventFd(Gpa gpa, uint32_t size, int event_fd, uint32_t flags) {
+  kvm_ioeventfd args = {};
+  args.addr = gpa;
+  args.len = size;
+  args.fd = event_fd;
+  args.flags = flags;
+  SLOTZAP_IOCTL(fd(), KVM_IOEVENTFD, &args,
+                "gpa " + Hex(gpa) + ", size " + std::to_string(size) + ", flags " + Hex(flags))
+      .OrThrow();
+}
+
+void Vm::AssignIoEventFd(Gpa gpa, uint32_t size, int event_fd) {
+  SetIoEventFd(gpa, size, event_fd, 0);
+}
+
+void Vm::DeassignIoEventFd(Gpa gpa, uint32_t size, int event_fd) {
+  SetIoEventFd(gpa, size, event_fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
+void Vm::RegisterCoalescedMmio(GpaRange range) {
+  kvm_coalesced_mmio_zone zone = {};
+  zone.addr = range.start;
+  zone.size = static_cast<uint32_t>(range.size);
+  SLOTZAP_IOCTL(fd(), KVM_REGISTER_COALESCED_MMIO, &zone, ToString(range)).OrThrow();
+}
+
+void Vm::UnregisterCoalescedMmio(GpaRange range) {
+  kvm_coalesced_mmio_zone zone = {};
+  zone.addr = range.start;
+  zone.size = static_cast<uint32_t>(range.size);
+  SLOTZAP_IOCTL(fd(), KVM_UNREGISTER_COALESCED_MMIO, &zone, ToString(range)).OrThrow();
+}
+
+unsigned Vm::ResetDirtyRings() {
+  return static_cast<unsigned>(SLOTZAP_IOCTL(fd(), KVM_RESET_DIRTY_RINGS, 0).OrThrow());
+}
+
 void Vm::SetMmuPageLimit(uint32_t pages) {
   SLOTZAP_IOCTL(fd(), KVM_SET_NR_MMU_PAGES, pages).OrThrow();
 }

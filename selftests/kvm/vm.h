@@ -62,11 +62,29 @@ class Vm {
   // the memslots, and shrinks when one is deleted (kvm_arch_commit_memory_region()).
   void SetMmuPageLimit(uint32_t pages);
 
+  // KVM_IOEVENTFD: a write of `size` bytes (1, 2, 4, 8; 0: of any size) to `gpa` where no memory is
+  // adds 1 to an eventfd and is no exit.  Undone with the same arguments.
+  void AssignIoEventFd(Gpa gpa, uint32_t size, int event_fd);
+  void DeassignIoEventFd(Gpa gpa, uint32_t size, int event_fd);
+
+  // KVM_REGISTER_COALESCED_MMIO: writes to where no memory is in `range` go to the ring of
+  // Vcpu::CoalescedMmio().
+  void RegisterCoalescedMmio(GpaRange range);
+  void UnregisterCoalescedMmio(GpaRange range);
+
+  // KVM_CAP_DIRTY_LOG_RING: dirty rings of `bytes` per vCPU, in place of the memslots' bitmaps.
+  // Before the first vCPU.
+  void EnableDirtyRings(uint64_t bytes) { EnableCap(KVM_CAP_DIRTY_LOG_RING, bytes); }
+  // KVM_RESET_DIRTY_RINGS: takes back all entries that were collected, and write-protects their
+  // pages.  Returns how many.
+  unsigned ResetDirtyRings();
+
   Quirks& quirks() { return quirks_; }
   const Stats& stats() const { return stats_; }
 
  private:
   Stats OpenStats() const;
+  void SetIoEventFd(Gpa gpa, uint32_t size, int event_fd, uint32_t flags);
 
   const Kvm& kvm_;
   VmType type_;

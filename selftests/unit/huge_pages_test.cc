@@ -50,5 +50,20 @@ TEST_F(FakeHugePages, ASizeTheMachineLacksIsAnError) {
   EXPECT_THROW(HugePageReservation(1_GiB, 1, dir_.path()), std::runtime_error);
 }
 
+TEST(TransparentHugeBytes, CountsTheVmasInTheRange) {
+  const TempDir dir;
+  const std::string smaps = dir.Write("smaps",
+                                      "7f0000000000-7f0000200000 rw-p 00000000 00:00 0\n"
+                                      "Size:               2048 kB\n"
+                                      "AnonHugePages:      2048 kB\n"
+                                      "7f0000200000-7f0000800000 rw-p 00000000 00:00 0 [heap]\n"
+                                      "AnonHugePages:      4096 kB\n"
+                                      "THPeligible:    1\n");
+  EXPECT_EQ(TransparentHugeBytes(0x7f0000000000, 4_KiB, smaps), 2_MiB);
+  EXPECT_EQ(TransparentHugeBytes(0x7f0000200000, 6_MiB, smaps), 4_MiB);
+  EXPECT_EQ(TransparentHugeBytes(0x7f00001ff000, 8_KiB, smaps), 6_MiB);
+  EXPECT_EQ(TransparentHugeBytes(0x7f0000800000, 4_KiB, smaps), 0u);
+}
+
 }  // namespace
 }  // namespace slotzap

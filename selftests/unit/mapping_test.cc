@@ -2,6 +2,8 @@
 #include "base/mapping.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <stdexcept>
 #include <utility>
@@ -46,6 +48,45 @@ TEST(Mapping, SharesAFileAtAnOffset) {
   const Mapping tail = Mapping::Shared(file.get(), 4_KiB, 8_KiB);
   *all.at<uint64_t>(8_KiB) = 7;
   EXPECT_EQ(*tail.at<uint64_t>(0), 7u);
+}
+
+TEST(Mapping, DiscardedMemoryIsZero) {
+  const Mapping mapping = Mapping::Anonymous(12_KiB);
+  for (const uint64_t offset : {0_KiB, 4_KiB, 8_KiB}) *mapping.at<uint64_t>(offset) = 1 + offset;
+  mapping.Discard(4_KiB, 4_KiB);
+  EXPECT_EQ(*mapping.at<uint64_t>(0), 1u);
+  EXPECT_EQ(*mapping.at<uint64_t>(4_KiB), 0u);
+  EXPECT_EQ(*mapping.at<uint64_t>(8_KiB), 1 + 8_KiB);
+  EXPECT_THROW(mapping.Discard(8_KiB, 8_KiB), std::out_of_range);
+}
+
+TEST(Mapping, MovesPagesAway) {
+  const Mapping mapping = Mapping::Anonymous(12_KiB);
+  *mapping.at<uint64_t>(4_KiB) = 7;
+  *mapping.at<uint64_t>(8_KiB) = 8;
+  const Mapping moved = mapping.MoveAway(4_KiB, 4_KiB);
+  EXPECT_EQ(*moved.at<uint64_t>(0), 7u);
+  EXPECT_EQ(*mapping.at<uint64_t>(4_KiB), 0u);
+  EXPECT_EQ(*mapping.at<uint64_t>(8_KiB), 8u);
+}
+
+// The kernel's own access tells whether memory can be written and read.
+TEST(Mapping, ProtectsAndUnmapsParts) {
+  const FileDescriptor file = MemoryFile(4_KiB);
+  const Mapping mapping = Mapping::Anonymous(12_KiB);
+  const auto read_into = [&](uint64_t offset) {
+    return pread(file.get(), mapping.data() + offset, 8, 0);
+  };
+  const auto write_from = [&](uint64_t offset) {
+    return pwrite(file.get(), mapping.data() + offset, 8, 0);
+  };
+  mapping.Protect(4_KiB, 4_KiB, PROT_READ);
+  EXPECT_EQ(read_into(0), 8);
+  EXPECT_EQ(read_into(4_KiB), -1);
+  EXPECT_EQ(write_from(4_KiB), 8);
+  mapping.UnmapPart(8_KiB, 4_KiB);
+  EXPECT_EQ(write_from(8_KiB), -1);
+  EXPECT_EQ(write_from(4_KiB), 8);
 }
 
 }  // namespace

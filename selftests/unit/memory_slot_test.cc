@@ -1,20 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "kvm/memory_slot.h"
 
 namespace slotzap {
 namespace {
-
-using testing::ElementsAre;
-
-TEST(DirtyPages, AreTheBitsThatAreSet) {
-  const uint64_t bitmap[] = {1ull << 0 | 1ull << 63, 0, 1ull << 2};
-  EXPECT_THAT(DirtyPages(bitmap, 0x10000),
-              ElementsAre(0x10000, 0x10000 + 63 * kPageSize, 0x10000 + 130 * kPageSize));
-  EXPECT_THAT(DirtyPages({}, 0x10000), ElementsAre());
-}
 
 TEST(GuestMemory, UnmappedPagesKeepTheirContents) {
   const auto memory = GuestMemory::Unpopulated(2 * kPageSize);

@@ -117,5 +117,17 @@ TEST_F(PageTablesTest, RefusesWhatCannotBe) {
   EXPECT_THROW(small.MapIdentity({0, 2_MiB}, GuestPageSize::k2M), std::length_error);
 }
 
+TEST(GuestPte, HasTheBitsThatTheProcessorWouldSet) {
+  EXPECT_EQ(TableEntry(0x5000), 0x5023u);
+  EXPECT_EQ(LeafEntry(0x5000), 0x5063u);
+  EXPECT_EQ(LeafEntry(2_MiB, GuestPageSize::k2M), 0x2000e3u);
+}
+
+TEST(GuestPte, IsWhereTheAddressSays) {
+  constexpr uint64_t kVirt = 1ull << 39 | 2ull << 30 | 3ull << 21 | 4ull << 12 | 5;
+  for (const int level : {4, 3, 2, 1})
+    EXPECT_EQ(TableIndex(kVirt, level), static_cast<uint64_t>(5 - level));
+}
+
 }  // namespace
 }  // namespace slotzap

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Theme: the memory behind a slot.  What the host knows of its pages, and what it does to them,
+// before and after the slot is deleted.
+#include <sys/mman.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "host/page_flags.h"
+#include "tests/slot_test.h"
+
+namespace slotzap {
+namespace {
+
+constexpr uint64_t kSeed = 0xbac;
+constexpr Gpa kGpa = 1_GiB;
+constexpr uint64_t kSize = 256_KiB;
+
+class HostMemory : public SlotTest {
+ protected:
+  static std::shared_ptr<GuestMemory> Filled(std::shared_ptr<GuestMemory> memory) {
+    FillMemory(*memory, {.pages = memory->size() / kPageSize, .seed = kSeed});
+    return memory;
+  }
+};
+
+// A page that the guest wrote to is dirty: the host must write it back before it drops it.  Where
+// only KVM's SPTE knows, zapping it has to tell (kvm_set_pfn_dirty()).  Anonymous memory shows that:
+// its PTEs are dirty from the start, its pages (PG_dirty) are not.
+TEST_P(HostMemory, DirtyStateOutlivesTheSlot) {
+  if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  const PageFlags flags;
+  for (const bool move : {false, true}) {
+    SCOPED_TRACE(move ? "moved" : "deleted");
+    TestVm vm(Config());
+    MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = GuestMemory::Anonymous(kSize)});
+    MemorySlot rom = vm.vm().AddSlot({.gpa = kGpa + kSize,
+                                      .memory = GuestMemory::Anonymous(kSize),
+                                      .flags = KVM_MEM_READONLY});
+    const auto dirty_pages = [&flags](const MemorySlot& of) {
+      uint64_t dirty = 0;
+      for (uint64_t offset = 0; offset < kSize; offset += kPageSize)
+        dirty += flags.IsDirty(of.memory().data() + offset) ? 1 : 0;
+      return dirty;
+    };
+    ASSERT_THAT(vm.guest().TouchWrite({{kGpa, 64_KiB}}), Succeeds());
+    ASSERT_THAT(vm.guest().TouchRead({rom.range()}), Succeeds());
+    if (dirty_pages(slot) != 0)
+      GTEST_SKIP() << "this kernel marks pages as dirty before their SPTEs are zapped";
+    if (move) {
+      slot.MoveTo(2_GiB);
+      rom.MoveTo(3_GiB);
+    } else {
+      slot.Delete();
+      rom.Delete();
+    }
+    EXPECT_EQ(dirty_pages(slot), 16u) << "16 pages were mapped for the guest to write to";
+    EXPECT_EQ(dirty_pages(rom), 0u) << "pages of a read-only slot can't be dirty";
+  }
+}
+
+// What the host can do to memory: the name, and how to do it to [offset, offset + size).
+struct HostEvent {
+  std::string name;
+  bool file = false;  // needs a memory file; anonymous memory otherwise
+  std::function<void(const GuestMemory&, uint64_t offset, uint64_t size)> apply;
+  // What the guest reads then: the old contents, or zeros.  Nothing can be read if not `readable`.
+  bool readable = true;
+  bool keeps_contents = false;
+};
+
+const std::vector<HostEvent>& HostEvents() {
+  using Memory = const GuestMemory&;
+  static const std::vector<HostEvent> events = {
+      {.name = "munmap",
+       .apply = [](Memory m, uint64_t offset, uint64_t size) { m.mapping().UnmapPart(offset, size); },
+       .readable = false},
+      {.name = "MADV_DONTNEED",
+       .apply = [](Memory m, uint64_t offset, uint64_t size) { m.mapping().Discard(offset, size); }},
+      {.name = "mprotect",
+       .apply = [](Memory m, uint64_t offset,
+                   uint64_t size) { m.mapping().Protect(offset, size, PROT_READ); },
+       .keeps_contents = true},
+      {.name = "mremap",
+       .apply = [](Memory m, uint64_t offset,
+                   uint64_t size) { const Mapping gone = m.mapping().MoveAway(offset, size); }},
+      {.name = "hole punched",
+       .file = true,
+       .apply = [](Memory m, uint64_t offset, uint64_t size) { m.Free(offset, size); }},
+  };
+  return events;
+}
+
+std::shared_ptr<GuestMemory> MemoryFor(const HostEvent& event) {
+  return event.file ? std::make_shared<GuestMemory>(kSize) : GuestMemory::Anonymous(kSize);
+}
+
+// After the delete KVM has nothing to do with the memory any more, be it zapped leaf by leaf or all
+// at once: what happens to it concerns no SPTE.
+TEST_P(HostMemory, EventsAfterTheDelete) {
+  for (const HostEvent& event : HostEvents()) {
+    SCOPED_TRACE(event.name);
+    TestVm vm(Config());
+    MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = Filled(MemoryFor(event))});
+    MemorySlot other = vm.AddSlot(kGpa + kSize, kSize);
+    ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    slot.Delete();
+    ASSERT_THAT(vm.guest().TouchWrite({other.range()}), Succeeds());
+    const uint64_t faults = vm.FixedFaults();
+    ZapWatch watch(vm.vm());
+    event.apply(slot.memory(), 0, kSize);
+    const ZapReport report = watch.Stop();
+    EXPECT_THAT(report, ZappedOnly({}, CurrentMmuMode()));
+    if (report.untraced.empty()) {
+      EXPECT_FALSE(report.host_unmaps.empty()) << "KVM was not told, so this tests nothing";
+    }
+    ASSERT_THAT(vm.guest().TouchWrite({other.range()}), Succeeds());
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "another slot was faulted in again";
+    EXPECT_THAT(vm.guest().Read(kGpa), IsMmioReadAt(kGpa));
+  }
+}
+
+// The same memory is also in a slot that stays: it loses its SPTEs, and only it.
+TEST_P(HostMemory, EventsReachTheOtherSlotWithTheSameMemory) {
+  for (const HostEvent& event : HostEvents()) {
+    SCOPED_TRACE(event.name);
+    TestVm vm(Config());
+    MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = Filled(MemoryFor(event))});
+    MemorySlot alias = vm.vm().AddSlot({.gpa = 2_GiB, .memory = slot.config().memory});
+    MemorySlot other = vm.AddSlot(kGpa + kSize, kSize);
+    ASSERT_THAT(vm.guest().TouchWrite({slot.range(), alias.range()}), Succeeds());
+    slot.Delete();
+    ASSERT_THAT(vm.guest().TouchWrite({alias.range(), other.range()}), Succeeds());
+    ZapWatch watch(vm.vm());
+    event.apply(slot.memory(), 0, kSize);
+    EXPECT_THAT(watch.Stop(), ZappedOnly({{alias.range()}}, CurrentMmuMode()));
+    const uint64_t faults = vm.FixedFaults();
+    ASSERT_THAT(vm.guest().TouchWrite({other.range()}), Succeeds());
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision;
+    if (event.readable) {
+      EXPECT_THAT(vm.guest().Read(alias.page(3)),
+                  Returns(event.keeps_contents ? guest::PatternWord(kSeed, 3 * kPageSize / 8) : 0));
+    }
+  }
+}
+
+// A part of a live slot: it alone is zapped, and the delete that follows finds the rest.
+TEST_P(HostMemory, EventsInALiveSlot) {
+  constexpr uint64_t kOffset = 64_KiB;
+  constexpr uint64_t kPart = 32_KiB;  // what KVM maps at most when one page faults (pte prefetch)
+  for (const HostEvent& event : HostEvents()) {
+    SCOPED_TRACE(event.name);
+    TestVm vm(Config());
+    MemorySlot victim = vm.AddSlot(kGpa - kSize, kSize);
+    MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = Filled(MemoryFor(event))});
+    ASSERT_THAT(vm.guest().TouchWrite({victim.range(), slot.range()}), Succeeds());
+    victim.Delete();
+    ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+
+    const GpaRange part = {kGpa + kOffset, kPart};
+    const GpaRange before = {kGpa, kOffset};
+    const GpaRange after = {part.end(), slot.range().end() - part.end()};
+    ZapWatch watch(vm.vm());
+    event.apply(slot.memory(), kOffset, kPart);
+    EXPECT_THAT(watch.Stop(), ZappedOnly({{part}}, CurrentMmuMode()));
+    const uint64_t faults = vm.FixedFaults();
+    ASSERT_THAT(vm.guest().TouchWrite({before, after}), Succeeds());
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "the slot's other pages were lost";
+    if (event.readable) {
+      for (Gpa gpa = part.start; gpa < part.end(); gpa += kPageSize)
+        EXPECT_THAT(vm.guest().Read(gpa),
+                    Returns(event.keeps_contents ? guest::PatternWord(kSeed, (gpa - kGpa) / 8) : 0));
+    }
+
+    ZapWatch deletion(vm.vm());
+    slot.Delete();
+    const ZapReport report = deletion.Stop();
+    if (slot_zap_all())
+      EXPECT_THAT(report, ZappedEverything());
+    else if (event.readable)
+      EXPECT_THAT(report, ZappedOnly({{slot.range()}}, CurrentMmuMode()));
+    else
+      EXPECT_THAT(report, ZappedOnly({{before}, {after}}, CurrentMmuMode()));
+    EXPECT_THAT(vm.guest().TouchRead({part}), FindsNothingIn(part));
+  }
+}
+
+// The host takes the memory away first, the slot goes afterwards: nothing is left to zap.
+TEST_P(HostMemory, DeleteWithoutMemory) {
+  TestVm vm(Config());
+  MemorySlot other = vm.AddSlot(kGpa + kSize, kSize);
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = GuestMemory::Anonymous(kSize)});
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range(), other.range()}), Succeeds());
+  slot.memory().mapping().UnmapPart(0, kSize);
+  ZapWatch watch(vm.vm());
+  slot.Delete();
+  const ZapReport report = watch.Stop();
+  if (slot_zap_all())
+    EXPECT_THAT(report, ZappedEverything());
+  else
+    EXPECT_THAT(report, ZappedOnly({}, CurrentMmuMode()));
+  EXPECT_THAT(vm.guest().Read(kGpa), IsMmioReadAt(kGpa));
+  EXPECT_THAT(vm.guest().TouchWrite({other.range()}), Succeeds());
+}
+
+// After mprotect() the guest's memory is writable again only when the host says so.
+TEST_P(HostMemory, WritableAgain) {
+  TestVm vm(Config());
+  MemorySlot victim = vm.AddSlot(kGpa - kSize, kSize);
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = GuestMemory::Anonymous(kSize)});
+  ASSERT_THAT(vm.guest().TouchWrite({victim.range(), slot.range()}), Succeeds());
+  slot.memory().mapping().Protect(0, kSize, PROT_READ);
+  victim.Delete();
+  EXPECT_THAT(vm.guest().TouchRead({slot.range()}), Succeeds());
+  EXPECT_THROW(vm.guest().Write(kGpa, 1), KvmError) << "EFAULT: the host doesn't allow it";
+  slot.memory().mapping().Protect(0, kSize, PROT_READ | PROT_WRITE);
+  EXPECT_THAT(vm.guest().Resume(), Succeeds());
+  EXPECT_EQ(slot.Load(kGpa), 1u);
+}
+
+SLOTZAP_INSTANTIATE(HostMemory);
+
+}  // namespace
+}  // namespace slotzap
