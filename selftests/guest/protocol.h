@@ -44,9 +44,9 @@ enum class Command : uint32_t {
   kCall,        // args: gpa.                        result: what the function there returned
   kSetCr3,      // args: cr3
   kSetCacheDisable,  // args: on.                    CR0.CD
-  kReadSized,   // args: gpa, size (1, 2, 4, 8).     result: what is there, zero-extended
-  kWriteSized,  // args: gpa, value, size
-  kInvalidatePage,  // args: virtual address.        INVLPG
+  kReadSized,        // args: gpa, size (1, 2, 4, 8).     result: what is there, zero-extended
+  kWriteSized,       // args: gpa, value, size
+  kInvalidatePage,   // args: virtual address.        INVLPG
 };
 
 // A range of guest memory and the pattern that it holds: word i (of 8 bytes, counted from

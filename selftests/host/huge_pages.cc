@@ -30,7 +30,8 @@ uint64_t TransparentHugeBytes(uint64_t address, uint64_t size, const std::string
     // "7f0000000000-7f0000200000 rw-p ...", then a line for each property of that VMA.
     if (std::sscanf(line.c_str(), "%llx-%llx ", &start, &end) == 2)  // NOLINT(cert-err34-c)
       inside = start < address + size && address < end;
-    else if (std::sscanf(line.c_str(), "AnonHugePages: %llu kB", &kib) == 1)  // NOLINT(cert-err34-c)
+    else if (std::sscanf(line.c_str(), "AnonHugePages: %llu kB", &kib) ==
+             1)  // NOLINT(cert-err34-c)
       bytes += inside ? kib << 10 : 0;
   }
   return bytes;

@@ -23,7 +23,9 @@ class PageFlags {
 
   // The page frame behind an address of this process.  Throws std::runtime_error if none is, or
   // the kernel doesn't tell.
-  uint64_t FrameOf(const void* address) const { return FrameAt(reinterpret_cast<uint64_t>(address)); }
+  uint64_t FrameOf(const void* address) const {
+    return FrameAt(reinterpret_cast<uint64_t>(address));
+  }
   uint64_t FrameAt(uint64_t address) const;
 
   // The frame's flags, and whether it is dirty.

@@ -35,8 +35,8 @@ class DirtyBitmap {
 // An entry of a dirty ring: a page that a vCPU wrote to for the first time since the last reset.
 struct DirtyPage {
   uint16_t address_space = 0;
-  uint16_t slot = 0;   // MemorySlot::id()
-  uint64_t page = 0;   // in the memslot, from 0
+  uint16_t slot = 0;  // MemorySlot::id()
+  uint64_t page = 0;  // in the memslot, from 0
   auto operator<=>(const DirtyPage&) const = default;
 };
 std::ostream& operator<<(std::ostream& os, const DirtyPage& page);

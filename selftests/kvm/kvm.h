@@ -49,8 +49,8 @@ class Kvm {
   // Throws if it isn't one of those.
   uint64_t FeatureMsr(uint32_t index) const;
 
-  // The width of the physical addresses that a guest can use, in bits: CPUID Fn8000_0008 EAX[23:16],
-  // or, where that is 0, EAX[7:0].
+  // The width of the physical addresses that a guest can use, in bits: CPUID Fn8000_0008
+  // EAX[23:16], or, where that is 0, EAX[7:0].
   unsigned PhysicalAddressBits() const;
 
   // KVM_GET_VCPU_MMAP_SIZE, in bytes.

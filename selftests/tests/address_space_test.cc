@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 // Theme: address spaces.  A gfn can be in two memslots, one for SMM and one for everything else;
 // deleting one leaves the other alone.
+#include <cerrno>
+#include <string>
+
 #include "guest/page_tables.h"
 #include "guest/smm.h"
 #include "tests/slot_test.h"
@@ -151,6 +154,94 @@ TEST_P(AddressSpace, GuestPageTablesOfTheOtherSpaceStay) {
     EXPECT_EQ(vm.FixedFaults(), faults)
         << kPrecision << "what is mapped through the tables was zapped";
   }
+}
+
+TEST_P(AddressSpace, MovingSmmsSlotLeavesTheNormalOneAlone) {
+  TwoSpaces vm(Config());
+  vm.TouchBoth();
+  const GpaRange old = vm.smm_slot().range();
+  ZapWatch watch(vm.vm());
+  vm.smm_slot().MoveTo(kGpa + 1_MiB);
+  const ZapReport report = watch.Stop();
+  if (slot_zap_all())
+    EXPECT_THAT(report, ZappedEverything());
+  else
+    EXPECT_THAT(report, ZappedOnly({{old}}, CurrentMmuMode(), Smm::kAddressSpace));
+  EXPECT_EQ(vm.TouchSmm().value, SumOf(kSmmSeed, old)) << "its memory follows the slot";
+  EXPECT_THAT(vm.guest().Verify({PatternOf(vm.slot(), kSeed)}), SeesPattern());
+  // What is SMM's is no slot of the other space.
+  const Gpa elsewhere = vm.smm_slot().range().start;
+  EXPECT_THAT(vm.guest().Read(elsewhere), IsMmioReadAt(elsewhere));
+}
+
+// Large pages in both spaces, at the same addresses.
+TEST_P(AddressSpace, LargePages) {
+  constexpr uint64_t kLargeSize = 4_MiB;
+  if (const std::string reason = BackingUnavailable(Backing::k2M, 4); !reason.empty())
+    GTEST_SKIP() << reason;
+  TestVm vm(Config());
+  Smm smm(vm.vm());
+  MemorySlot slot = vm.AddSlot(kGpa, kLargeSize, Backing::k2M);
+  MemorySlot smm_slot =
+      vm.vm().AddSlot({.gpa = kGpa,
+                       .memory = std::make_shared<GuestMemory>(kLargeSize, Backing::k2M),
+                       .address_space = Smm::kAddressSpace});
+  const auto touch_both = [&] {
+    for (int i = 0; i < 2; i++) {
+      ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+      ASSERT_THAT(smm.TouchRead(vm.guest(), smm_slot.range()), Succeeds());
+    }
+  };
+  touch_both();
+  ASSERT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 4);
+  for (MemorySlot* victim : {&slot, &smm_slot}) {
+    SCOPED_TRACE("address space " + std::to_string(victim->config().address_space));
+    touch_both();
+    ZapWatch watch(vm.vm());
+    victim->Delete();
+    const ZapReport report = watch.Stop();
+    const uint64_t faults = vm.FixedFaults();
+    if (victim == &slot) {
+      EXPECT_THAT(smm.TouchRead(vm.guest(), smm_slot.range()), Succeeds());
+    } else {
+      EXPECT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    }
+    if (slot_zap_all()) {
+      EXPECT_THAT(report, ZappedEverything());
+    } else {
+      EXPECT_THAT(report, ZappedOnly({{victim->range(), Backing::k2M}}, CurrentMmuMode(),
+                                     victim->config().address_space));
+      EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "the other space was zapped";
+    }
+    victim->Add();
+  }
+}
+
+// Both slots are logged.  The log of each is its own, whatever happens to the other one.
+TEST_P(AddressSpace, DirtyLogOfTheOther) {
+  TwoSpaces vm(Config());
+  vm.TouchBoth();
+  vm.slot().SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
+  vm.smm_slot().SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
+  vm.slot().GetDirtyLog();
+  for (const uint64_t page : {3, 4, 63})
+    ASSERT_THAT(vm.guest().TouchWrite({{vm.slot().range().start + page * kPageSize, kPageSize}}),
+                Succeeds());
+  vm.smm_slot().Delete();
+  EXPECT_THAT(vm.slot().GetDirtyLog().Set(), testing::ElementsAre(3, 4, 63));
+  vm.smm_slot().Add();
+  EXPECT_THAT(vm.smm_slot().GetDirtyLog().Set(), testing::IsEmpty()) << "a fresh slot is clean";
+  ASSERT_THAT(vm.guest().TouchWrite({{vm.slot().range().start, kPageSize}}), Succeeds());
+  EXPECT_THAT(vm.slot().GetDirtyLog().Set(), testing::ElementsAre(0));
+  EXPECT_THAT(vm.smm_slot().GetDirtyLog().Set(), testing::IsEmpty())
+      << "a write outside of SMM is in SMM's log";
+
+  vm.smm_slot().GetDirtyLog();
+  vm.slot().Delete();
+  EXPECT_EQ(vm.TouchSmm().value, SumOf(kSmmSeed, vm.smm_slot().range()));
+  DirtyBitmap gone(vm.slot().range().pages());
+  EXPECT_THAT(vm.slot().TryGetDirtyLog(gone), FailsWith(ENOENT));
+  EXPECT_THAT(vm.smm_slot().TryGetDirtyLog(gone), IsOk());
 }
 
 SLOTZAP_INSTANTIATE(AddressSpace);

@@ -26,8 +26,8 @@ class HostMemory : public SlotTest {
 };
 
 // A page that the guest wrote to is dirty: the host must write it back before it drops it.  Where
-// only KVM's SPTE knows, zapping it has to tell (kvm_set_pfn_dirty()).  Anonymous memory shows that:
-// its PTEs are dirty from the start, its pages (PG_dirty) are not.
+// only KVM's SPTE knows, zapping it has to tell (kvm_set_pfn_dirty()).  Anonymous memory shows
+// that: its PTEs are dirty from the start, its pages (PG_dirty) are not.
 TEST_P(HostMemory, DirtyStateOutlivesTheSlot) {
   if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   const PageFlags flags;
@@ -35,9 +35,8 @@ TEST_P(HostMemory, DirtyStateOutlivesTheSlot) {
     SCOPED_TRACE(move ? "moved" : "deleted");
     TestVm vm(Config());
     MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = GuestMemory::Anonymous(kSize)});
-    MemorySlot rom = vm.vm().AddSlot({.gpa = kGpa + kSize,
-                                      .memory = GuestMemory::Anonymous(kSize),
-                                      .flags = KVM_MEM_READONLY});
+    MemorySlot rom = vm.vm().AddSlot(
+        {.gpa = kGpa + kSize, .memory = GuestMemory::Anonymous(kSize), .flags = KVM_MEM_READONLY});
     const auto dirty_pages = [&flags](const MemorySlot& of) {
       uint64_t dirty = 0;
       for (uint64_t offset = 0; offset < kSize; offset += kPageSize)
@@ -74,10 +73,12 @@ const std::vector<HostEvent>& HostEvents() {
   using Memory = const GuestMemory&;
   static const std::vector<HostEvent> events = {
       {.name = "munmap",
-       .apply = [](Memory m, uint64_t offset, uint64_t size) { m.mapping().UnmapPart(offset, size); },
+       .apply = [](Memory m, uint64_t offset,
+                   uint64_t size) { m.mapping().UnmapPart(offset, size); },
        .readable = false},
       {.name = "MADV_DONTNEED",
-       .apply = [](Memory m, uint64_t offset, uint64_t size) { m.mapping().Discard(offset, size); }},
+       .apply = [](Memory m, uint64_t offset,
+                   uint64_t size) { m.mapping().Discard(offset, size); }},
       {.name = "mprotect",
        .apply = [](Memory m, uint64_t offset,
                    uint64_t size) { m.mapping().Protect(offset, size, PROT_READ); },
@@ -169,8 +170,9 @@ TEST_P(HostMemory, EventsInALiveSlot) {
     EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "the slot's other pages were lost";
     if (event.readable) {
       for (Gpa gpa = part.start; gpa < part.end(); gpa += kPageSize)
-        EXPECT_THAT(vm.guest().Read(gpa),
-                    Returns(event.keeps_contents ? guest::PatternWord(kSeed, (gpa - kGpa) / 8) : 0));
+        EXPECT_THAT(
+            vm.guest().Read(gpa),
+            Returns(event.keeps_contents ? guest::PatternWord(kSeed, (gpa - kGpa) / 8) : 0));
     }
 
     ZapWatch deletion(vm.vm());

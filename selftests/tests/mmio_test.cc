@@ -82,9 +82,11 @@ TEST_P(FormerSlot, AccessesAcrossTheEdge) {
       }
     }
   }
-  // A write of other bytes than were there, to see that they arrive in the neighbour, and only there.
+  // A write of other bytes than were there, to see that they arrive in the neighbour, and only
+  // there.
   const Gpa gpa = slot.range().end() - 4;
-  ASSERT_THAT(vm.guest().WriteSized(gpa, 0x1122334455667788, 8), testing::Field(&Outcome::done, true));
+  ASSERT_THAT(vm.guest().WriteSized(gpa, 0x1122334455667788, 8),
+              testing::Field(&Outcome::done, true));
   EXPECT_EQ(above.Load(above.range().start) & 0xffffffff, 0x11223344u);
   EXPECT_EQ(old_memory->Load(kSize - 8), guest::PatternWord(kSeed + 1, kSize / 8 - 1));
 }
@@ -235,7 +237,8 @@ TEST_P(ReadOnlySlot, FlipsBetweenRomAndRam) {
     const uint64_t before_others = vm.FixedFaults();
     ASSERT_THAT(vm.guest().TouchWrite({other.range()}), Succeeds());
     if (!slot_zap_all()) {
-      EXPECT_EQ(vm.FixedFaults(), before_others) << kPrecision << "another slot was faulted in again";
+      EXPECT_EQ(vm.FixedFaults(), before_others)
+          << kPrecision << "another slot was faulted in again";
     }
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// kvm.nx_huge_pages: whether huge pages are never executable (the iTLB multihit mitigation).  A huge
-// page that the guest executes from is split; a thread per VM gives the small ones up again.
+// kvm.nx_huge_pages: whether huge pages are never executable (the iTLB multihit mitigation).  A
+// huge page that the guest executes from is split; a thread per VM gives the small ones up again.
 #pragma once
 
 #include <string>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// Theme: NX huge pages.  Slots with large pages that KVM split because the guest executes from them.
+// Theme: NX huge pages.  Slots with large pages that KVM split because the guest executes from
+// them.
 #include <optional>
 #include <thread>
 #include <vector>
@@ -39,6 +40,7 @@ class NxSplit : public SlotTest {
   static MemorySlot AddSplit(TestVm& vm) {
     MemorySlot slot = vm.AddSlot(kGpa, 4_MiB, Backing::k2M);
     slot.memory().Write(0, kFunction);
+    vm.MapOwnMemory();
     const Leaves before = PresentLeaves(vm.vm().stats().Read());
     EXPECT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
     EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()) - before, (Leaves{0, 2, 0}));
@@ -53,7 +55,8 @@ class NxSplit : public SlotTest {
     return {{{slot.range().start, 2_MiB}}, {{slot.range().start + 2_MiB, 2_MiB}, Backing::k2M}};
   }
 
-  // Lets the recovery thread give up what is split.  Should that never happen, the test's time ends.
+  // Lets the recovery thread give up what is split.  Should that never happen, the test's time
+  // ends.
   static void Recover(TestVm& vm) {
     const NxRecovery recovery;
     while (Splits(vm) != 0) std::this_thread::yield();
@@ -94,6 +97,7 @@ TEST_P(NxSplit, RecoveryWithTheSlotGone) {
   slot.Delete();
   Recover(vm);
   slot.Add();
+  vm.MapOwnMemory();
   const Leaves before = PresentLeaves(vm.vm().stats().Read());
   ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
   EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()) - before, (Leaves{0, 2, 0}));
@@ -128,6 +132,7 @@ TEST_P(NxSplit, RecoveryOfALiveSlot) {
     EXPECT_EQ(Splits(vm), 1) << kPrecision << "another slot's pages were given up";
   }
   Recover(vm);
+  vm.MapOwnMemory();
   const Leaves before = PresentLeaves(vm.vm().stats().Read());
   ASSERT_THAT(vm.guest().TouchWrite({{kGpa, 2_MiB}}), Succeeds());
   EXPECT_EQ((PresentLeaves(vm.vm().stats().Read()) - before).k2M, 1);

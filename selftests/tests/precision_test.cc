@@ -279,6 +279,12 @@ TEST_P(PrecisionLeafOnly, MmioGenerationWrapZapsEverything) {
   MemorySlot resident = vm.AddSlot(kVictim, 256_KiB);
   MemorySlot other = vm.AddSlot(kVictim + 1_GiB, 4_KiB);
   ASSERT_THAT(vm.guest().TouchWrite({resident.range()}), Succeeds());
+  // Cached as MMIO with a generation of before the wrap, and not touched until after it.  Later on
+  // there is memory in one of them.
+  const Gpa stays_mmio = kVictim + 2_GiB;
+  const Gpa turns_memory = kVictim + 3_GiB;
+  for (const Gpa gpa : {stays_mmio, turns_memory})
+    ASSERT_THAT(vm.guest().Read(gpa), IsMmioReadAt(gpa));
   const Leaves before = PresentLeaves(vm.vm().stats().Read());
 
   uint64_t updates = 0;
@@ -296,6 +302,9 @@ TEST_P(PrecisionLeafOnly, MmioGenerationWrapZapsEverything) {
   }
   EXPECT_TRUE(wrapped) << "nothing was zapped in " << updates << " updates";
   EXPECT_THAT(vm.guest().TouchWrite({resident.range()}), Succeeds());
+  MemorySlot memory = vm.AddFilledSlot(turns_memory, 4_KiB, /*seed=*/1);
+  EXPECT_THAT(vm.guest().Verify({PatternOf(memory, 1)}), SeesPattern());
+  for (int i = 0; i < 2; i++) EXPECT_THAT(vm.guest().Read(stays_mmio), IsMmioReadAt(stays_mmio));
 }
 
 // A slot so large that walking its rmaps takes many scheduler ticks: the walk has to yield, to the

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 
 #include "harness/main.h"
 #include "host/huge_pages.h"
@@ -20,6 +21,11 @@ TestVm::TestVm(const GuestVmConfig& config) : GuestVm(config) {
 }
 
 TestVm::~TestVm() { SetHangReporter(nullptr); }
+
+void TestVm::MapOwnMemory() {
+  const Outcome outcome = guest().TouchRead({agent_slot().range(), tables_slot().range()});
+  if (!outcome.done) throw std::runtime_error("the guest can't read its own: " + outcome.exit_text);
+}
 
 MemorySlot TestVm::AddFilledSlot(Gpa gpa, uint64_t size, uint64_t seed, Backing backing) {
   MemorySlot slot = AddSlot(gpa, size, backing);

@@ -30,6 +30,10 @@ class TestVm : public GuestVm {
   explicit TestVm(const GuestVmConfig& config = {});
   ~TestVm();
 
+  // Lets the guest touch all of the agent and its page tables, so that KVM has SPTEs for them: what
+  // is mapped later is the test's.
+  void MapOwnMemory();
+
   // Memory at `gpa`, filled by the host with the pattern of `seed`.
   MemorySlot AddFilledSlot(Gpa gpa, uint64_t size, uint64_t seed, Backing backing = Backing::k4K);
 };

@@ -17,7 +17,8 @@ class FakeCoalescedMmio : public testing::Test {
   static constexpr uint32_t kEntries =
       (kPageSize - sizeof(kvm_coalesced_mmio_ring)) / sizeof(kvm_coalesced_mmio);
 
-  FakeCoalescedMmio() : file_(MemoryFile(kPageSize)), kvm_(Mapping::Shared(file_.get(), kPageSize)) {}
+  FakeCoalescedMmio()
+      : file_(MemoryFile(kPageSize)), kvm_(Mapping::Shared(file_.get(), kPageSize)) {}
   Mapping OurPage() const { return Mapping::Shared(file_.get(), kPageSize); }
   void Push(Gpa gpa, uint32_t size, uint8_t byte) const {
     auto* ring = kvm_.at<kvm_coalesced_mmio_ring>(0);
