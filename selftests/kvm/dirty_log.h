@@ -37,7 +37,7 @@ struct DirtyPage {
   uint16_t address_space = 0;
   uint16_t slot = 0;  // MemorySlot::id()
   uint64_t page = 0;  // in the memslot, from 0
-  auto operator<=>(const DirtyPage&) const = default;
+  bool operator==(const DirtyPage&) const = default;
 };
 std::ostream& operator<<(std::ostream& os, const DirtyPage& page);
 

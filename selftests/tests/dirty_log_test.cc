@@ -2,7 +2,6 @@
 // Theme: dirty log.  Which pages the guest wrote to, by bitmap and by ring, while this slot and
 // others are deleted, moved and created again.  Contract tests but for what says otherwise.
 #include <cerrno>
-#include <set>
 #include <vector>
 
 #include "tests/slot_test.h"
@@ -218,7 +217,7 @@ TEST_P(DirtyLog, LargePagesNextToALoggedSlot) {
   EXPECT_THAT(logged.GetDirtyLog().Set(), ElementsAre(512, 700));
 }
 
-class DirtyRingTest : public DirtyLog {
+class DirtyRings : public DirtyLog {
  protected:
   static constexpr uint64_t kRingBytes = 64_KiB;  // 4096 entries
 
@@ -238,13 +237,14 @@ class DirtyRingTest : public DirtyLog {
   static std::vector<DirtyPage> PagesOf(const MemorySlot& slot,
                                         const std::vector<uint64_t>& pages) {
     std::vector<DirtyPage> expected;
+    expected.reserve(pages.size());
     for (const uint64_t page : pages)
       expected.push_back({slot.config().address_space, slot.id(), page});
     return expected;
   }
 };
 
-TEST_P(DirtyRingTest, EntriesOutliveOtherSlots) {
+TEST_P(DirtyRings, EntriesOutliveOtherSlots) {
   TestVm vm(RingConfig());
   DirtyRing ring = vm.guest().vcpu().OpenDirtyRing(kRingBytes);
   MemorySlot logged = AddLogged(vm);
@@ -261,7 +261,7 @@ TEST_P(DirtyRingTest, EntriesOutliveOtherSlots) {
 
 // A page that is in the ring isn't put there again before the ring is reset, whatever happens to
 // other slots.  (With the quirk enabled it may be: the SPTE is faulted in again.)
-TEST_P(DirtyRingTest, NoEntryTwice) {
+TEST_P(DirtyRings, NoEntryTwice) {
   TestVm vm(RingConfig());
   DirtyRing ring = vm.guest().vcpu().OpenDirtyRing(kRingBytes);
   MemorySlot logged = AddLogged(vm);
@@ -271,14 +271,14 @@ TEST_P(DirtyRingTest, NoEntryTwice) {
   victim.Delete();
   Write(vm, logged, {7, 8});
   const std::vector<DirtyPage> pages = ring.Collect();
-  if (slot_zap_all())
-    EXPECT_EQ(std::set<DirtyPage>(pages.begin(), pages.end()).size(), 2u);
-  else
-    EXPECT_THAT(pages, UnorderedElementsAreArray(PagesOf(logged, {7, 8}))) << kPrecision;
+  EXPECT_THAT(pages, testing::IsSupersetOf(PagesOf(logged, {7, 8})));
+  if (!slot_zap_all()) {
+    EXPECT_EQ(pages.size(), 2u) << kPrecision;
+  }
 }
 
 // Entries of a slot that is gone when they are given back.
-TEST_P(DirtyRingTest, StaleEntries) {
+TEST_P(DirtyRings, StaleEntries) {
   TestVm vm(RingConfig());
   DirtyRing ring = vm.guest().vcpu().OpenDirtyRing(kRingBytes);
   MemorySlot logged = AddLogged(vm);
@@ -299,7 +299,7 @@ TEST_P(DirtyRingTest, StaleEntries) {
 
 // The slot is there again when its entries of before are given back, but smaller; and a fresh slot
 // logs its own writes only.
-TEST_P(DirtyRingTest, StaleEntriesOfASlotThatIsSmallerNow) {
+TEST_P(DirtyRings, StaleEntriesOfASlotThatIsSmallerNow) {
   TestVm vm(RingConfig());
   DirtyRing ring = vm.guest().vcpu().OpenDirtyRing(kRingBytes);
   MemorySlot slot = AddLogged(vm);
@@ -317,7 +317,7 @@ TEST_P(DirtyRingTest, StaleEntriesOfASlotThatIsSmallerNow) {
 }
 
 SLOTZAP_INSTANTIATE(DirtyLog);
-SLOTZAP_INSTANTIATE(DirtyRingTest);
+SLOTZAP_INSTANTIATE(DirtyRings);
 
 }  // namespace
 }  // namespace slotzap
