@@ -20,10 +20,6 @@ namespace slotzap {
 
 using namespace literals;  // NOLINT(google-build-using-namespace): 4_KiB, as intended
 
-// Goes first into the message of an assertion about what was zapped: a kernel other than ours may
-// fail it without breaking any promise to the guest.
-inline constexpr char kPrecision[] = "[precision] ";
-
 // A GuestVm whose vCPUs are described if the test exceeds its time.
 class TestVm : public GuestVm {
  public:
