@@ -94,6 +94,12 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	grep -qx '9.10 svm tdp build/9.10/amd64/initramfs.cpio.gz' hosts
 }
 
+@test "a thread per processor takes a VM that is held" {
+	check ON=svm MODES=tdp TCG_THREAD=multi
+	[[ $(<build/host/check/9.9-svm-tdp/job) == "multi: "*" --hold-vm" ]]
+	[[ $output == *"# again TCG_THREAD=multi make check BASE=9.9 ON=svm MODES=tdp FILTER="* ]]
+}
+
 @test "shards are GoogleTest's own" {
 	check ON=svm MODES=tdp GTEST_TOTAL_SHARDS=4 GTEST_SHARD_INDEX=2
 	[[ $(<build/host/check/9.9-svm-tdp/job) == *"export GTEST_TOTAL_SHARDS=4"*"export GTEST_SHARD_INDEX=2"* ]]
