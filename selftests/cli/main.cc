@@ -70,6 +70,7 @@ int ShowTable(const std::vector<std::string>& paths) {
 // As text on standard output, and as a page.
 int ShowMatrix(const std::vector<std::string>& paths, const std::string& html_path) {
   std::vector<slotzap::SuiteRun> runs;
+  runs.reserve(paths.size());
   for (const std::string& path : paths) runs.push_back(slotzap::SuiteRun::Load(path));
   const slotzap::Matrix matrix(std::move(runs));
   if (!html_path.empty()) {

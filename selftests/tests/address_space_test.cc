@@ -224,7 +224,7 @@ TEST_P(AddressSpace, DirtyLogOfTheOther) {
   vm.slot().SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
   vm.smm_slot().SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
   vm.slot().GetDirtyLog();
-  for (const uint64_t page : {3, 4, 63})
+  for (const uint64_t page : {3u, 4u, 63u})
     ASSERT_THAT(vm.guest().TouchWrite({{vm.slot().range().start + page * kPageSize, kPageSize}}),
                 Succeeds());
   vm.smm_slot().Delete();

@@ -47,7 +47,7 @@ TEST_F(FakeCoalescedMmio, GivesEachWriteOnce) {
 
 TEST_F(FakeCoalescedMmio, WrapsAround) {
   CoalescedMmioRing ring(OurPage());
-  for (uint32_t i = 0; i < kEntries + 2; i++) {
+  for (uint64_t i = 0; i < kEntries + 2; i++) {
     Push(i * 8, 1, static_cast<uint8_t>(i));
     ASSERT_THAT(ring.Take(), ElementsAre(CoalescedWrite{i * 8, 1, i & 0xff}));
   }

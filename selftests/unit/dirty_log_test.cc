@@ -13,7 +13,7 @@ using testing::ElementsAre;
 
 TEST(DirtyBitmap, NamesThePagesThatAreSet) {
   DirtyBitmap bitmap(130);
-  for (const uint64_t page : {0, 63, 64, 129}) bitmap.set(page);
+  for (const uint64_t page : {0u, 63u, 64u, 129u}) bitmap.set(page);
   EXPECT_THAT(bitmap.Set(), ElementsAre(0, 63, 64, 129));
   EXPECT_FALSE(bitmap.test(1));
   EXPECT_EQ(bitmap.data()[1], 1u);
