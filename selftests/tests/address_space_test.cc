@@ -3,6 +3,7 @@
 // deleting one leaves the other alone.
 #include <cerrno>
 #include <string>
+#include <vector>
 
 #include "base/file_descriptor.h"
 #include "guest/page_tables.h"
@@ -176,8 +177,9 @@ TEST_P(AddressSpace, MovingSmmsSlotLeavesTheNormalOneAlone) {
   const ZapReport report = watch.Stop();
   if (slot_zap_all()) {
     EXPECT_THAT(report, ZappedEverything());
-  } else if (SmmMapsNothing().empty()) {
-    EXPECT_THAT(report, ZappedOnly({{old}}, CurrentMmuMode(), Smm::kAddressSpace));
+  } else {
+    const std::vector<LeafRange> mapped(SmmMapsNothing().empty() ? 1 : 0, LeafRange{old});
+    EXPECT_THAT(report, ZappedOnly(mapped, CurrentMmuMode(), Smm::kAddressSpace));
   }
   EXPECT_EQ(vm.TouchSmm().value, SumOf(kSmmSeed, old)) << "its memory follows the slot";
   EXPECT_THAT(vm.guest().Verify({PatternOf(vm.slot(), kSeed)}), SeesPattern());
