@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "oracle/zap_watch.h"
 
+#include <algorithm>
 #include <memory>
 #include <ostream>
 #include <sstream>
@@ -20,6 +21,8 @@ struct Tracer {
     for (const char* event : {"kvmmmu:kvm_mmu_zap_all_fast", "kvmmmu:kvm_mmu_prepare_zap_page",
                               "kvmmmu:kvm_tdp_mmu_spte_changed", "kvm:kvm_unmap_hva_range"})
       instance->Enable(event);
+    if (constexpr char kEvent[] = "kvmmmu:kvm_mmu_zap_memslot"; instance->HasEvent(kEvent))
+      instance->Enable(kEvent);
   }
 
   std::string unavailable;
@@ -39,6 +42,8 @@ void Decode(const std::vector<TraceEvent>& events, ZapReport& report) {
       (IsLeaf(change->old_spte, change->level) ? report.leaves : report.tables).push_back(*change);
     } else if (const auto page = DecodePreparedZapPage(event)) {
       report.shadow_pages.push_back(*page);
+    } else if (const auto slot = DecodeZappedMemslot(event)) {
+      report.slots.push_back(*slot);
     } else if (const auto range = DecodeUnmapHvaRange(event)) {
       report.host_unmaps.push_back(*range);
     } else if (IsZapAllFast(event)) {
@@ -48,6 +53,26 @@ void Decode(const std::vector<TraceEvent>& events, ZapReport& report) {
 }
 
 }  // namespace
+
+void ZapReport::SortOutEmptied() {
+  // What an SPTE of `level` maps, or a table of the level below.
+  const auto of_slot_that_went = [this](uint64_t gfn, int level) {
+    const uint64_t end = gfn + (1ull << (level - 1) * 9);
+    return std::any_of(slots.begin(), slots.end(), [&](const ZappedMemslot& slot) {
+      return !slot.all && gfn < slot.base_gfn + slot.npages && slot.base_gfn < end;
+    });
+  };
+  const size_t of_tdp_mmu = std::erase_if(
+      tables, [&](const SpteChanged& entry) { return of_slot_that_went(entry.gfn, entry.level); });
+  std::erase_if(shadow_pages, [&](const PreparedZapPage& page) {
+    const bool is =
+        page.direct && page.root_count == 0 && of_slot_that_went(page.gfn, page.level + 1);
+    if (is) emptied.push_back(page);
+    return is;
+  });
+  // The TDP MMU's page tables aren't in the statistics.
+  shadow_zapped -= std::min<uint64_t>(shadow_zapped, emptied.size() - of_tdp_mmu);
+}
 
 bool IsPresentSpte(uint64_t spte) { return (spte & 1ull << 11) != 0; }
 
@@ -72,8 +97,8 @@ std::string ZapReport::ToString() const {
     return os.str();
   }
   os << "; traced: zap-all " << zap_all << ", TDP leaves " << leaves.size() << ", TDP tables "
-     << tables.size() << ", shadow pages " << shadow_pages.size() << ", host unmaps "
-     << host_unmaps.size();
+     << tables.size() << ", shadow pages " << shadow_pages.size() << ", emptied page tables "
+     << emptied.size() << ", host unmaps " << host_unmaps.size();
   constexpr size_t kShown = 8;
   for (size_t i = 0; i < leaves.size() && i < kShown; i++)
     os << (i == 0 ? "; first leaves at gfn" : ",") << " " << Hex(leaves[i].gfn) << " level "
@@ -119,6 +144,7 @@ ZapReport ZapWatch::Stop() {
     throw std::runtime_error(std::to_string(lost) + " trace events were lost, the buffer of " +
                              std::to_string(kBufferKb) + " KiB per CPU is too small");
   Decode(tracer.instance->Read(), report);
+  report.SortOutEmptied();
   return report;
 }
 

@@ -36,15 +36,22 @@ struct ZapReport {
   // From the VM's statistics; these are of this VM alone.
   Leaves before, after;
   uint64_t flush_requests = 0;  // remote TLB flushes asked for
-  uint64_t shadow_zapped = 0;   // shadow pages, by mmu_shadow_zapped
+  uint64_t shadow_zapped = 0;   // shadow pages, by mmu_shadow_zapped, but for `emptied`
 
   // From the tracepoints; these are of all VMs on the machine.  `untraced` says why there are none.
   std::string untraced;
   std::vector<SpteChanged> leaves;  // TDP MMU: present leaf SPTEs that were cleared
   std::vector<SpteChanged> tables;  // TDP MMU: present non-leaf SPTEs that were cleared
   std::vector<PreparedZapPage> shadow_pages;
+  std::vector<ZappedMemslot> slots;  // the memslots that went, if the kernel tells
+  // Page tables that mapped something of a memslot that went, and are left empty: neither in
+  // `tables` nor in `shadow_pages`.  Whether they were indeed empty shows in `leaves`.
+  std::vector<PreparedZapPage> emptied;
   unsigned zap_all = 0;                    // kvm_mmu_zap_all_fast()
   std::vector<UnmapHvaRange> host_unmaps;  // zaps that the host asked for, not the memslot update
+
+  // Moves what belongs there from `tables` and `shadow_pages` to `emptied`.
+  void SortOutEmptied();
 
   Leaves dropped() const { return before - after; }
   // Everything above on a few lines, for messages.

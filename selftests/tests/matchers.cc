@@ -115,7 +115,7 @@ std::string ExplainZappedOnly(const ZapReport& report, const std::vector<LeafRan
     os << "where " << report.dropped() << " were zapped, not " << leaves;
   } else if (leaves.total() > 0 && report.flush_requests == 0) {
     os << "where SPTEs were zapped, but no TLB flush was requested";
-  } else if (leaves.total() == 0 && report.flush_requests != 0) {
+  } else if (leaves.total() == 0 && report.emptied.empty() && report.flush_requests != 0) {
     os << "where nothing had to be zapped, but " << report.flush_requests
        << " TLB flushes were requested";
   } else if (report.shadow_zapped != 0) {

@@ -68,9 +68,8 @@ struct LeafRange {
 };
 
 // Exactly the leaves in `expected` were zapped, by the statistics of any MMU and, in the TDP MMU,
-// one by one by the tracepoint; and nothing else: no root, no table, no shadow page but those in
-// `shadow_tables` (guest page tables, as gfns; empty unless KVM shadows them).  If anything was
-// zapped, the TLBs were flushed.
+// one by one by the tracepoint; and nothing else: no root, no shadow page, no page table but those
+// that were left empty.  If anything was zapped, the TLBs were flushed.
 //   EXPECT_THAT(watch.Stop(), ZappedOnly({victim.range()}));
 //     where 3 leaves of 4 KiB were zapped, not 4
 // The mode is the one that KVM is in.
