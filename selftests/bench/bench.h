@@ -29,5 +29,8 @@ void Report(benchmark::State& state, const std::string& prefix, const Samples& s
 void RegisterUntouched();
 void RegisterTouched();
 void RegisterRefaults();
+void RegisterLock();
+void RegisterFault();
+void RegisterGrowth();
 
 }  // namespace slotzap

@@ -38,6 +38,13 @@ void BenchVm::TouchElsewhere() {
   if (elsewhere_) Check(nested_->TouchWrite({elsewhere_->range()}));
 }
 
+void BenchVm::WarmUp() {
+  TouchElsewhere();
+  MemorySlot slot = AddVictim(kPageSize);
+  Touch(slot.range());
+  slot.Delete();
+}
+
 void BenchVm::Touch(GpaRange range) { Check(guest().TouchWrite({range})); }
 
 MemorySlot BenchVm::AddSparseVictim(uint64_t size) {

@@ -31,6 +31,8 @@ class BenchVm : public GuestVm {
 
   // The guest, and its guest, use all memory elsewhere, and what they need themselves.
   void TouchElsewhere();
+  // Adds and deletes a slot: what comes after it isn't KVM's first update any more.
+  void WarmUp();
   // The first vCPU writes to every page.  Throws if one isn't there.
   void Touch(GpaRange range);
 

@@ -56,7 +56,7 @@ std::vector<RefaultCase> RefaultCases() {
   std::vector<RefaultCase> cases;
   for (const bool nested : {false, true}) {
     for (const uint64_t size : {4_KiB, 64_MiB}) cases.push_back({size, true, nested});
-    for (const uint64_t size : {64_GiB, 1024_GiB}) cases.push_back({size, false, nested});
+    cases.push_back({64_GiB, false, nested});
   }
   return cases;
 }
@@ -64,5 +64,28 @@ std::vector<RefaultCase> RefaultCases() {
 std::string SmallName(bool slot_zap_all) { return "small" + Quirk(slot_zap_all); }
 
 std::string LeafName(bool slot_zap_all) { return "leaf" + Quirk(slot_zap_all); }
+
+std::string LockCase::Name(bool slot_zap_all) const {
+  return "lock/size:" + SizeName(size) + "/touched:" + SizeName(touched) + Quirk(slot_zap_all);
+}
+
+std::vector<uint64_t> LockTouched() { return {0, 64_MiB}; }
+
+std::vector<LockCase> LockCases() {
+  std::vector<LockCase> cases;
+  for (const uint64_t touched : LockTouched())
+    for (const uint64_t size : {kLockSmallSize, kLockLargeSize}) cases.push_back({size, touched});
+  return cases;
+}
+
+std::string FaultCase::Name(bool slot_zap_all) const {
+  return "fault/size:" + SizeName(size) + Quirk(slot_zap_all);
+}
+
+std::string FaultCase::Text() const { return SizeString(size) + ", touched"; }
+
+std::vector<FaultCase> FaultCases() { return {{256_MiB}, {1_GiB}}; }
+
+std::string GrowthName(bool slot_zap_all) { return "growth" + Quirk(slot_zap_all); }
 
 }  // namespace slotzap

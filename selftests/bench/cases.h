@@ -36,4 +36,31 @@ std::vector<RefaultCase> RefaultCases();
 std::string SmallName(bool slot_zap_all);
 std::string LeafName(bool slot_zap_all);
 
+// For how long mmu_lock is held while a slot is deleted.
+struct LockCase {
+  static constexpr uint64_t kElsewhere = 64ull << 20;  // bytes that the guest uses beside it
+  uint64_t size;
+  uint64_t touched;  // bytes of it
+  std::string Name(bool slot_zap_all) const;
+};
+// The touched amounts, and the sizes, of which the larger one may not cost more.
+std::vector<LockCase> LockCases();
+std::vector<uint64_t> LockTouched();
+inline constexpr uint64_t kLockSmallSize = 4ull << 30;
+inline constexpr uint64_t kLockLargeSize = 1024ull << 30;
+
+// A vCPU faults while a slot, all of which is mapped, is deleted.
+struct FaultCase {
+  uint64_t size;
+  std::string Name(bool slot_zap_all) const;
+  std::string Text() const;
+};
+std::vector<FaultCase> FaultCases();
+
+// Small slots come and go in many places below kGrowthEnd.
+std::string GrowthName(bool slot_zap_all);
+inline constexpr uint64_t kGrowthEnd = 1024ull << 30;
+inline constexpr uint64_t kGrowthFewRounds = 100;
+inline constexpr uint64_t kGrowthRounds = 100'000;
+
 }  // namespace slotzap

@@ -42,6 +42,9 @@ int Run(int argc, char** argv) {
   slotzap::RegisterUntouched();
   slotzap::RegisterTouched();
   slotzap::RegisterRefaults();
+  slotzap::RegisterLock();
+  slotzap::RegisterGrowth();
+  slotzap::RegisterFault();
   return benchmark::RunSpecifiedBenchmarks() == 0 ? 1 : 0;
 }
 

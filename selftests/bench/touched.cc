@@ -12,6 +12,7 @@ using namespace literals;
 
 void DeleteSmall(benchmark::State& state, bool slot_zap_all) {
   BenchVm vm({.slot_zap_all = slot_zap_all, .elsewhere = 1_GiB});
+  vm.WarmUp();
   MemorySlot victim = vm.AddVictim(4_KiB);
   victim.Delete();
   Samples adds;
@@ -29,6 +30,7 @@ void DeleteSmall(benchmark::State& state, bool slot_zap_all) {
 
 void DeleteLeaves(benchmark::State& state, bool slot_zap_all) {
   BenchVm vm({.slot_zap_all = slot_zap_all});
+  vm.WarmUp();
   MemorySlot victim = vm.AddVictim(64_MiB);
   Samples deletes;
   Samples unmaps;

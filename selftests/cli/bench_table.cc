@@ -70,6 +70,9 @@ class LineJudge {
   void Small();
   void Leaf();
   void Refaults();
+  void Lock();
+  void Fault();
+  void Growth();
 
  private:
   struct Pair {
@@ -212,15 +215,80 @@ void LineJudge::Refaults() {
   }
 }
 
+void LineJudge::Lock() {
+  for (const uint64_t touched : LockTouched()) {
+    std::optional<double> small_off;
+    for (const uint64_t size : {kLockSmallSize, kLockLargeSize}) {
+      const LockCase c = {size, touched};
+      const bool large = size == kLockLargeSize;
+      BenchRow& row = NewRow(
+          "lock",
+          SizeString(size) + ", " + (touched == 0 ? "untouched" : SizeString(touched) + " touched"),
+          large ? "<= 1.10 x that of " + SizeString(kLockSmallSize) : "(shown)");
+      const auto fill = [&](const Figures& figures, BenchRow::Side& side) {
+        const Pair pair = ShowPair(figures, side, c.Name(true), c.Name(false), "longest_ns", Time);
+        if (const auto stretches = figures.Get(c.Name(false), "stretches"))
+          side.measured = "longest of " + Count(*stretches);
+        return pair.off;
+      };
+      const std::optional<double> off = fill(series_, row.series);
+      fill(unpatched_, row.unpatched);
+      if (large)
+        AtMost(row, Ratio(off, small_off), 1.1, "held longer the larger the slot");
+      else if (!off)
+        Fail(row, "not measured");
+      small_off = off;
+    }
+  }
+}
+
+void LineJudge::Fault() {
+  for (const FaultCase& c : FaultCases()) {
+    const bool compared = mode_ != "tdp";
+    BenchRow& row = NewRow("fault", c.Text(),
+                           !compared        ? "<= 2 x quirk on"
+                           : has_unpatched_ ? "<= 1/5 of without the series"
+                                            : "(shown)");
+    const auto fill = [&](const Figures& figures, BenchRow::Side& side) {
+      const Pair pair = ShowPair(figures, side, c.Name(true), c.Name(false), "worst_ns", Time);
+      if (const auto faults = figures.Get(c.Name(false), "faults"))
+        side.measured = "worst of " + Count(*faults);
+      return pair;
+    };
+    const Pair now = fill(series_, row.series);
+    const Pair before = fill(unpatched_, row.unpatched);
+    if (!compared)
+      AtMost(row, now.ratio(), 2, "waits longer than with the quirk on");
+    else if (has_unpatched_)
+      AtMost(row, Ratio(now.off, before.off), 0.2,
+             "waits longer than a fifth of without the series");
+    else if (!now.off)
+      Fail(row, "not measured");
+  }
+}
+
+void LineJudge::Growth() {
+  BenchRow& row = NewRow("growth", "page tables, 100 and 100,000 rounds", "no more than after 100");
+  const auto fill = [&](const Figures& figures, BenchRow::Side& side) {
+    const Pair pair = {figures.Get(GrowthName(false), "pages_few"),
+                       figures.Get(GrowthName(false), "pages_many")};
+    side.off = Show(figures, GrowthName(false), pair.on, Count) + " pages";
+    side.measured = Text(pair.off, Count) + " pages";
+    return pair;
+  };
+  fill(unpatched_, row.unpatched);
+  AtMost(row, fill(series_, row.series).ratio(), 1, "page tables of slots that are gone stay");
+}
+
 struct Theme {
   const char* row;
   void (LineJudge::*judge)();
 };
 constexpr Theme kThemes[] = {
-    {"untouched", &LineJudge::Untouched},
-    {"small", &LineJudge::Small},
-    {"leaf", &LineJudge::Leaf},
-    {"refaults", &LineJudge::Refaults},
+    {"untouched", &LineJudge::Untouched}, {"small", &LineJudge::Small},
+    {"leaf", &LineJudge::Leaf},           {"refaults", &LineJudge::Refaults},
+    {"lock", &LineJudge::Lock},           {"fault", &LineJudge::Fault},
+    {"growth", &LineJudge::Growth},
 };
 
 const char* Word(BenchRow::Verdict verdict) {
