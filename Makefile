@@ -4,13 +4,15 @@
 # line reach the scripts through the environment.
 
 .DEFAULT_GOAL := help
-.PHONY: help run check matrix modules patch unpatch mutants clean distclean
+.PHONY: help run bench check matrix modules patch unpatch mutants clean distclean
 .NOTPARALLEL:
 
 help:		## this list
 	@scripts/help
 run:		## build the patched KVM and the suite, compare the quirk on and off in an emulated host
 	@scripts/run
+bench:		## measure what deleting a slot costs, with the series and without, against targets
+	@scripts/bench
 check:		## everything CI runs, for every base; ALL=1: everything there is; FILTER=, ON=: some of the suite
 	@scripts/check
 modules:	## patched kvm.ko, kvm-amd.ko and kvm-intel.ko in build/BASE/

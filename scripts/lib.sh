@@ -226,6 +226,12 @@ apply_patch() { # DIR PATCH [-R]
 		"${@:3}" <"$2"
 }
 
+# Whether the base has the quirk without the series.
+has_quirk() { # BASE
+	call env BASE="$1" scripts/fetch source
+	grep -q KVM_X86_QUIRK_SLOT_ZAP_ALL "build/$1/source/arch/x86/include/uapi/asm/kvm.h"
+}
+
 # --- hosts -------------------------------------------------------------------------------------------
 
 # Whether this machine's processor virtualises, by AMD's way (svm) or Intel's (vmx), and its KVM
@@ -259,6 +265,15 @@ host_folder() {
 	[[ $PATCHES == all ]] || folder+=/unpatched
 	[[ $FLAVOUR == cloud ]] || folder+=/$FLAVOUR
 	echo "$folder"
+}
+
+# As build_host, for hosts that run slotzap-bench; says where their initramfs is.
+bench_host() {
+	local folder
+	need_host
+	folder=$(host_folder)
+	OUT=$folder call scripts/modules
+	MODULES=$folder call scripts/initramfs "$folder/bench.cpio.gz" build/selftests/slotzap-bench
 }
 
 # All that the hosts of ON need, for BASE.

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "base/file_descriptor.h"
+#include "cli/bench_table.h"
 #include "cli/comparison.h"
 #include "cli/matrix.h"
 #include "cli/measure.h"
@@ -67,6 +68,25 @@ int ShowTable(const std::vector<std::string>& paths) {
   return verdict.result;
 }
 
+nlohmann::json ReadJson(const std::string& path) {
+  try {
+    return nlohmann::json::parse(slotzap::ReadFile(path));
+  } catch (const nlohmann::json::exception& e) {
+    throw std::runtime_error(path + ": " + e.what());
+  }
+}
+
+int ShowBench(const slotzap::BenchQuestion& question, const std::vector<std::string>& paths,
+              const std::string& json_path) {
+  std::vector<slotzap::BenchRun> runs;
+  for (const std::string& path : paths) runs.push_back(slotzap::BenchRun::FromJson(ReadJson(path)));
+  const std::vector<slotzap::BenchRow> rows = slotzap::JudgeBench(question, runs);
+  if (!json_path.empty()) WriteJson(json_path, slotzap::ToJson(rows));
+  const slotzap::Verdict verdict = slotzap::Summarize(rows);
+  std::cout << slotzap::BenchTable(rows, runs) << "\n" << verdict.sentence << "\n";
+  return verdict.result;
+}
+
 // As text on standard output, and as a page.
 int ShowMatrix(const std::vector<std::string>& paths, const std::string& html_path) {
   std::vector<slotzap::SuiteRun> runs;
@@ -121,6 +141,23 @@ int main(int argc, char** argv) {
       ->check(CLI::ExistingFile);
   matrix->add_option("--html", html_path, "also write it as a page to this file");
 
+  slotzap::BenchQuestion question;
+  CLI::App* bench_table =
+      app.add_subcommand("bench-table", "show what slotzap-bench measured, against what it may be");
+  bench_table->add_option("file", paths, "JSON files of slotzap-bench")->check(CLI::ExistingFile);
+  bench_table->add_option("--mode", question.modes, "an MMU mode that was measured; repeated")
+      ->required()
+      ->take_all()
+      ->expected(1)
+      ->check(CLI::IsMember({"tdp", "legacy", "shadow"}));
+  bench_table->add_option("--row", question.rows, "judge this row only; may be repeated")
+      ->take_all()
+      ->expected(1)
+      ->check(CLI::IsMember(slotzap::BenchRowNames()));
+  bench_table->add_flag("--unpatched", question.unpatched,
+                        "compare with the kernel without the series, which has the quirk, too");
+  bench_table->add_option("--json", json_path, "write the lines to this file");
+
   std::string probe_json;
   CLI::App* probe = app.add_subcommand(
       "probe", "say what deleting a slot zaps on this machine's KVM, patched or not");
@@ -165,6 +202,7 @@ int main(int argc, char** argv) {
     if (compare->parsed()) return Compare(config, mode, json_path);
     if (probe->parsed()) return Probe(probe_json);
     if (order->parsed()) return CheckOrder(order_options, json_path);
+    if (bench_table->parsed()) return ShowBench(question, paths, json_path);
     if (matrix->parsed()) return ShowMatrix(paths, html_path);
     return ShowTable(paths);
   } catch (const std::exception& e) {

@@ -2,8 +2,8 @@
 /*
  * Does to a VM what otherwise takes an assigned device: non-coherent DMA, which comes from an IOMMU
  * without snoop control, and a page-track client, such as KVMGT.  Also has KVM zap
- * what is shared of a range of gfns, and holds a thread where a race is to be tested.  For tests
- * only: it belongs on an emulated host, and is never installed.
+ * what is shared of a range of gfns, holds a thread where a race is to be tested, and times how long
+ * mmu_lock is held.  For tests only: it belongs on an emulated host, and is never installed.
  */
 #include <linux/atomic.h>
 #include <linux/cpumask.h>
@@ -16,7 +16,9 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 
 #include <asm/kvm_page_track.h>
@@ -38,6 +40,12 @@ struct slotzap_test {
 	struct slotzap_test_hold hold;
 	/* enum slotzap_test_hold_state */
 	atomic_t hold_state;
+	struct kretprobe lock_probe;
+	struct kprobe unlock_probe;
+	bool watching_lock;
+	/* Written by who holds mmu_lock for write. */
+	struct slotzap_test_lock_stretches stretches;
+	u64 locked_at;
 };
 
 static long slotzap_test_attach(struct slotzap_test *test, int fd)
@@ -277,6 +285,90 @@ static long slotzap_test_release_hold(struct slotzap_test *test)
 	return 0;
 }
 
+/* At the beginning of _raw_write_lock(lock).  0: its end is of interest. */
+static int slotzap_test_lock(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = container_of(get_kretprobe(ri), struct slotzap_test,
+						 lock_probe);
+
+	return (void *)regs_get_kernel_argument(regs, 0) != (void *)&test->kvm->mmu_lock;
+}
+
+static int slotzap_test_locked(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = container_of(get_kretprobe(ri), struct slotzap_test,
+						 lock_probe);
+
+	/* Neither an interrupt nor preemption takes this back as long as the lock is held. */
+	set_tsk_need_resched(current);
+	set_preempt_need_resched();
+	test->locked_at = ktime_get_mono_fast_ns();
+	return 0;
+}
+
+/* At the beginning of _raw_write_unlock(lock). */
+static int slotzap_test_unlock(struct kprobe *probe, struct pt_regs *regs)
+{
+	struct slotzap_test *test = container_of(probe, struct slotzap_test, unlock_probe);
+	struct slotzap_test_lock_stretches *stretches = &test->stretches;
+	u64 held;
+
+	if ((void *)regs_get_kernel_argument(regs, 0) != (void *)&test->kvm->mmu_lock)
+		return 0;
+
+	/* Taken before it was watched. */
+	if (!test->locked_at)
+		return 0;
+
+	held = ktime_get_mono_fast_ns() - test->locked_at;
+	stretches->count++;
+	stretches->total_ns += held;
+	stretches->longest_ns = max(stretches->longest_ns, held);
+	test->locked_at = 0;
+	return 0;
+}
+
+static void slotzap_test_unwatch_lock(struct slotzap_test *test)
+{
+	if (!test->watching_lock)
+		return;
+
+	unregister_kprobe(&test->unlock_probe);
+	unregister_kretprobe(&test->lock_probe);
+	test->watching_lock = false;
+}
+
+static long slotzap_test_watch_lock(struct slotzap_test *test, bool on)
+{
+	slotzap_test_unwatch_lock(test);
+	if (!on)
+		return 0;
+
+	memset(&test->lock_probe, 0, sizeof(test->lock_probe));
+	test->lock_probe.kp.symbol_name = "_raw_write_lock";
+	test->lock_probe.entry_handler = slotzap_test_lock;
+	test->lock_probe.handler = slotzap_test_locked;
+	memset(&test->unlock_probe, 0, sizeof(test->unlock_probe));
+	test->unlock_probe.symbol_name = "_raw_write_unlock";
+	test->unlock_probe.pre_handler = slotzap_test_unlock;
+	memset(&test->stretches, 0, sizeof(test->stretches));
+	test->locked_at = 0;
+	if (register_kretprobe(&test->lock_probe))
+		return -EOPNOTSUPP;
+
+	if (register_kprobe(&test->unlock_probe)) {
+		unregister_kretprobe(&test->lock_probe);
+		return -EOPNOTSUPP;
+	}
+	test->watching_lock = true;
+	return 0;
+}
+
+static long slotzap_test_lock_stretches(struct slotzap_test *test, void __user *to)
+{
+	return copy_to_user(to, &test->stretches, sizeof(test->stretches)) ? -EFAULT : 0;
+}
+
 static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 {
 	struct slotzap_test *test = filp->private_data;
@@ -301,6 +393,10 @@ static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned lon
 		r = slotzap_test_release_hold(test);
 	else if (cmd == SLOTZAP_TEST_HOLD_STATE)
 		r = atomic_read(&test->hold_state);
+	else if (cmd == SLOTZAP_TEST_WATCH_LOCK)
+		r = slotzap_test_watch_lock(test, arg);
+	else if (cmd == SLOTZAP_TEST_LOCK_STRETCHES)
+		r = slotzap_test_lock_stretches(test, (void __user *)arg);
 	else
 		r = -ENOTTY;
 	mutex_unlock(&test->lock);
@@ -325,6 +421,7 @@ static int slotzap_test_release(struct inode *inode, struct file *filp)
 	struct slotzap_test *test = filp->private_data;
 
 	slotzap_test_release_hold(test);
+	slotzap_test_unwatch_lock(test);
 	if (test->kvm) {
 		slotzap_test_set_noncoherent(test, false);
 		if (test->watching)
