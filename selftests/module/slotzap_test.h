@@ -92,7 +92,7 @@ enum slotzap_test_hold_state {
  * SLOTZAP_TEST_LOCK_STRETCHES_MAX of them is left alone.  The argument is 1 to begin, which forgets
  * what was before, and 0 to end.  Fails with EOPNOTSUPP if the kernel's locks can't be probed.
  */
-#define SLOTZAP_TEST_LOCK_STRETCHES_MAX (1 << 20)
+#define SLOTZAP_TEST_LOCK_STRETCHES_MAX 0x100000
 
 #define SLOTZAP_TEST_WATCH_LOCK _IO('Z', 8)
 
