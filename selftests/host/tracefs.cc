@@ -211,6 +211,20 @@ std::optional<UnmapHvaRange> DecodeUnmapHvaRange(const TraceEvent& event) {
   return UnmapHvaRange{.start = fields.HexNumber(0), .end = fields.HexNumber(1)};
 }
 
+std::optional<ZapMemslot> DecodeZapMemslot(const TraceEvent& event) {
+  if (event.name != "kvm_mmu_zap_memslot") return std::nullopt;
+  const Fields fields(event);
+  return ZapMemslot{.slot = fields.NumberAfter<int>("slot"),
+                    .as_id = fields.NumberAfter<int>("as_id"),
+                    .base_gfn = fields.NumberAfter<uint64_t>("base_gfn", 16),
+                    .npages = fields.NumberAfter<uint64_t>("npages", 16),
+                    .all = fields.NumberAfter<int>("all") != 0,
+                    .leafs = fields.NumberAfter<uint64_t>("leafs"),
+                    .pages = fields.NumberAfter<uint64_t>("pages"),
+                    .flushes = fields.NumberAfter<uint64_t>("flushes"),
+                    .ns = fields.NumberAfter<uint64_t>("ns")};
+}
+
 std::optional<MemAttrsStep> DecodeMemAttrsStep(const TraceEvent& event) {
   if (event.name != "kvm_mem_attrs") return std::nullopt;
   const Fields fields(event);

@@ -98,6 +98,21 @@ struct MemAttrsStep {
 };
 std::optional<MemAttrsStep> DecodeMemAttrsStep(const TraceEvent& event);
 
+// kvmmmu:kvm_mmu_zap_memslot (this project's series): what maps a memslot that goes, or moves, was
+// zapped.
+struct ZapMemslot {
+  int slot = 0;
+  int as_id = 0;
+  uint64_t base_gfn = 0;
+  uint64_t npages = 0;
+  bool all = false;      // everything of the VM was zapped; the next three are 0 then
+  uint64_t leafs = 0;    // leaf SPTEs
+  uint64_t pages = 0;    // KVM's page tables
+  uint64_t flushes = 0;  // of all vCPUs' TLBs
+  uint64_t ns = 0;       // how long it took
+};
+std::optional<ZapMemslot> DecodeZapMemslot(const TraceEvent& event);
+
 // kvmmmu:kvm_mmu_zap_all_fast: every root and shadow page of a VM was made obsolete.
 bool IsZapAllFast(const TraceEvent& event);
 

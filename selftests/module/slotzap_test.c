@@ -299,6 +299,9 @@ static int slotzap_test_locked(struct kretprobe_instance *ri, struct pt_regs *re
 	struct slotzap_test *test = container_of(get_kretprobe(ri), struct slotzap_test,
 						 lock_probe);
 
+	if (test->stretches.count == SLOTZAP_TEST_LOCK_STRETCHES_MAX)
+		return 0;
+
 	/* Neither an interrupt nor preemption takes this back as long as the lock is held. */
 	set_tsk_need_resched(current);
 	set_preempt_need_resched();

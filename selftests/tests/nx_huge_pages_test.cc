@@ -90,6 +90,23 @@ TEST_P(NxSplit, Delete) {
   EXPECT_THAT(vm.guest().Call(kGpa), Returns(kFunctionResult));
 }
 
+// The page tables that split the slot's pages go with it: in its place, another one has large pages
+// at once, without waiting for recovery.
+TEST_P(NxSplit, TheNextSlotHasLargePagesAtOnce) {
+  TestVm vm(Config());
+  MemorySlot slot = AddSplit(vm);
+  slot.Delete();
+  if (!slot_zap_all()) {
+    EXPECT_EQ(Splits(vm), 0) << kPrecision << "the slot's page tables are still there";
+  }
+  slot.Add();
+  vm.MapOwnMemory();
+  const Leaves before = PresentLeaves(vm.vm().stats().Read());
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()) - before, (Leaves{0, 2, 0})) << kPrecision;
+  EXPECT_THAT(vm.guest().Call(kGpa), Returns(kFunctionResult));
+}
+
 // What was split stays so until it is recovered, then the slot can have large pages again.
 TEST_P(NxSplit, RecoveryWithTheSlotGone) {
   TestVm vm(Config());

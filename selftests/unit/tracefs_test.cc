@@ -243,6 +243,25 @@ TEST(TraceInstance, FailsWhereThereIsNoTracefs) {
   EXPECT_THROW(TraceInstance("t", dir.path()), std::system_error);
 }
 
+TEST(DecodeZapMemslot, AllFields) {
+  const auto event = ParseTraceLine(
+      " slotzap-tests-77      [001] .....    12.345678: kvm_mmu_zap_memslot: slot 3 as_id 1 "
+      "base_gfn 40000 npages 1f all 1 leafs 10 pages 11 flushes 12 ns 1313");
+  ASSERT_TRUE(event.has_value());
+  const auto zap = DecodeZapMemslot(*event);
+  ASSERT_TRUE(zap.has_value());
+  EXPECT_EQ(zap->slot, 3);
+  EXPECT_EQ(zap->as_id, 1);
+  EXPECT_EQ(zap->base_gfn, 0x40000u);
+  EXPECT_EQ(zap->npages, 0x1fu);
+  EXPECT_TRUE(zap->all);
+  EXPECT_EQ(zap->leafs, 10u);
+  EXPECT_EQ(zap->pages, 11u);
+  EXPECT_EQ(zap->flushes, 12u);
+  EXPECT_EQ(zap->ns, 1313u);
+  EXPECT_FALSE(DecodeMemAttrsStep(*event).has_value());
+}
+
 TEST(DecodeMemAttrsStep, AllFields) {
   const auto event = ParseTraceLine(
       " slotzap-tests-77      [001] .....    12.345678: kvm_mem_attrs: prepare start 40000 end "

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-only
+// Theme: the cost of deleting a slot, as far as it can be counted; "make bench" has the times.
+#include <algorithm>
+
+#include "guest/sparse_slots.h"
+#include "harness/main.h"
+#include "host/vm_stat.h"
+#include "tests/slot_test.h"
+#include "tests/test_device.h"
+
+namespace slotzap {
+namespace {
+
+constexpr Gpa kVictim = 4_GiB;
+constexpr Gpa kResident = 1_GiB;
+
+// A slot far larger than what the host could map, none of which is touched.  Except in the TDP MMU,
+// KVM allocates 8 bytes or more for each of its pages.
+MemorySlot AddHugeSlot(TestVm& vm) {
+  const Gpa top = Gpa{1} << std::min(vm.vm().kvm().PhysicalAddressBits(), 40u);
+  const uint64_t size = CurrentMmuMode() == MmuMode::kTdp ? top - kVictim : 64_GiB;
+  return vm.vm().AddSlot({.gpa = kVictim, .memory = GuestMemory::Sparse(size)});
+}
+
+class DeleteCost : public SlotTest {};
+
+TEST_P(DeleteCost, AHugeSlotCostsOthersNoFault) {
+  TestVm vm(Config());
+  MemorySlot resident = vm.AddSlot(kResident, 4_MiB);
+  MemorySlot victim = AddHugeSlot(vm);
+  // All of its first and last tables, and a page in between.
+  ASSERT_THAT(vm.guest().TouchWrite({{kVictim, 2_MiB},
+                                     {kVictim + 3_GiB, kPageSize},
+                                     {kVictim + 4_GiB, 2_MiB},
+                                     resident.range()}),
+              Succeeds());
+  victim.Delete();
+  const uint64_t faults = vm.FixedFaults();
+  ASSERT_THAT(vm.guest().TouchWrite({resident.range()}), Succeeds());
+  if (slot_zap_all()) {
+    EXPECT_GT(vm.FixedFaults(), faults) << kPrecision;
+  } else {
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "other slots were faulted in again";
+  }
+  EXPECT_THAT(vm.guest().Read(kVictim), IsMmioReadAt(kVictim));
+  EXPECT_THAT(vm.guest().Read(kVictim + 3_GiB), IsMmioReadAt(kVictim + 3_GiB));
+}
+
+// Nothing was mapped, so there is nothing to flush.
+TEST_P(DeleteCost, AnUntouchedSlotNeedsNoFlush) {
+  TestVm vm(Config(2));
+  MemorySlot resident = vm.AddSlot(kResident, 1_MiB);
+  for (const uint64_t size : {4_KiB, 64_MiB, 8_GiB}) {
+    SCOPED_TRACE(SizeString(size));
+    MemorySlot victim = vm.vm().AddSlot({.gpa = kVictim, .memory = GuestMemory::Sparse(size)});
+    ASSERT_THAT(vm.guest(0).TouchWrite({resident.range()}), Succeeds());
+    ASSERT_THAT(vm.guest(1).TouchWrite({resident.range()}), Succeeds());
+    const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
+    victim.Delete();
+    const uint64_t flushes = vm.vm().stats().Read("remote_tlb_flush_requests") - before;
+    if (slot_zap_all()) {
+      EXPECT_GE(flushes, 1u);
+    } else {
+      EXPECT_EQ(flushes, 0u) << kPrecision;
+    }
+  }
+}
+
+// A flush is for many leaves.  How many there are depends on how often KVM yields.
+TEST_P(DeleteCost, FlushesAreFewerThanPageTables) {
+  TestVm vm(Config());
+  MemorySlot victim = vm.AddSlot(kVictim, 64_MiB);
+  ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+  const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
+  victim.Delete();
+  const uint64_t flushes = vm.vm().stats().Read("remote_tlb_flush_requests") - before;
+  EXPECT_GE(flushes, 1u);
+  EXPECT_LE(flushes, victim.range().size / 2_MiB) << kPrecision;
+}
+
+// Slots come, are used, and go, each somewhere else: no page table is left behind.
+TEST_P(DeleteCost, PageTablesDoNotPileUp) {
+  if (CpuEmulator() == "bochs") GTEST_SKIP() << "takes too long under Bochs";
+  SetTestTimeout(std::chrono::seconds(180));
+  TestVm vm(Config());
+  SparseSlots slots(vm, 1024_GiB);
+  vm.MapOwnMemory();
+  slots.Rounds(100);
+  vm.MapOwnMemory();
+  const uint64_t few = SecondaryPageTablePages();
+  slots.Rounds(900);
+  vm.MapOwnMemory();
+  EXPECT_LE(SecondaryPageTablePages(), few)
+      << kPrecision << "page tables after 100 and 1000 rounds";
+}
+
+class DeleteCostLock : public DeviceTest {
+ protected:
+  static slotzap_test_lock_stretches DeleteWatched(TestVm& vm, MemorySlot& victim) {
+    TestDevice device(vm.vm());
+    device.TryWatchLock().OrThrow();
+    victim.Delete();
+    return device.StopWatchingLock();
+  }
+};
+
+// However large it is, KVM looks at no more than a page table's worth of it at a time, and,
+// wherever it has a hash table to go through, at a bucket.
+TEST_P(DeleteCostLock, StepsAreNotPages) {
+  TestVm vm(Config());
+  MemorySlot resident = vm.AddSlot(kResident, 1_MiB);
+  MemorySlot victim = AddHugeSlot(vm);
+  ASSERT_THAT(vm.guest().TouchWrite({resident.range()}), Succeeds());
+  const slotzap_test_lock_stretches stretches = DeleteWatched(vm, victim);
+  EXPECT_GE(stretches.count, 1u);
+  EXPECT_LE(stretches.count, victim.range().pages() / 256) << kPrecision;
+}
+
+// KVM yields, if it should, as it zaps: no one waits for all of a slot to be zapped.  (The TDP
+// MMU's SPTEs may be zapped with mmu_lock held for read, which keeps no fault waiting.)
+TEST_P(DeleteCostLock, ItYields) {
+  TestVm vm(Config());
+  MemorySlot victim = vm.AddSlot(kVictim, 8_MiB);
+  ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+  const slotzap_test_lock_stretches stretches = DeleteWatched(vm, victim);
+  if (slot_zap_all() || CurrentMmuMode() == MmuMode::kTdp) {
+    EXPECT_GE(stretches.count, 1u);
+  } else {
+    EXPECT_GE(stretches.count, victim.range().size / 2_MiB) << kPrecision;
+  }
+  EXPECT_LE(stretches.longest_ns, stretches.total_ns);
+  EXPECT_LE(stretches.count, 4 * victim.range().pages()) << kPrecision;
+}
+
+SLOTZAP_INSTANTIATE(DeleteCost);
+SLOTZAP_INSTANTIATE(DeleteCostLock);
+
+}  // namespace
+}  // namespace slotzap
