@@ -49,7 +49,7 @@ struct BenchRow {
 
 struct BenchQuestion {
   std::vector<std::string> modes;
-  std::vector<std::string> rows;  // names of rows; empty: all
+  std::vector<std::string> rows = {};  // names of rows; empty: all
   // There is a kernel of the same base without the series that has the quirk: targets that compare
   // with it are judged.
   bool unpatched = false;

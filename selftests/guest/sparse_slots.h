@@ -11,11 +11,12 @@ namespace slotzap {
 
 class SparseSlots {
  public:
-  static constexpr Gpa kStart = 4ull << 30;
   static constexpr uint64_t kMaxSize = 2ull << 20;
 
-  // Between kStart and `end`, which is cut where physical addresses end, or what the guest can map.
-  // Nothing else may be there.  Changes the guest's page tables.
+  // Up to `end`, which is cut where physical addresses end, or what the guest can map, from where
+  // the guest has 1 GiB pages on, if it has some: below, it has page tables of its own that KVM
+  // shadows, and which belong to no slot of these.  Nothing else may be there.  Changes the guest's
+  // page tables.
   SparseSlots(GuestVm& vm, Gpa end);
 
   // In each round, a slot of 4 KiB to kMaxSize is added, the guest writes to its first page, its
@@ -23,10 +24,12 @@ class SparseSlots {
   // other is always the same.  Throws std::runtime_error if the guest can't.
   void Rounds(uint64_t n);
 
+  Gpa start() const { return start_; }
   Gpa end() const { return end_; }
 
  private:
   GuestVm& vm_;
+  Gpa start_;
   Gpa end_;
   std::shared_ptr<GuestMemory> memory_;
   uint16_t slot_id_;

@@ -191,20 +191,6 @@ std::optional<CreatedPage> DecodeCreatedPage(const TraceEvent& event) {
                      .direct = fields.Has("direct")};
 }
 
-std::optional<ZappedMemslot> DecodeZappedMemslot(const TraceEvent& event) {
-  if (event.name != "kvm_mmu_zap_memslot") return std::nullopt;
-  const Fields fields(event);
-  return ZappedMemslot{.slot = fields.NumberAfter<int>("slot"),
-                       .as_id = fields.NumberAfter<int>("as_id"),
-                       .base_gfn = fields.NumberAfter<uint64_t>("base_gfn", 16),
-                       .npages = fields.NumberAfter<uint64_t>("npages", 16),
-                       .all = fields.NumberAfter<int>("all") != 0,
-                       .leafs = fields.NumberAfter<uint64_t>("leafs"),
-                       .pages = fields.NumberAfter<uint64_t>("pages"),
-                       .flushes = fields.NumberAfter<uint64_t>("flushes"),
-                       .ns = fields.NumberAfter<uint64_t>("ns")};
-}
-
 std::optional<UnmapHvaRange> DecodeUnmapHvaRange(const TraceEvent& event) {
   if (event.name != "kvm_unmap_hva_range") return std::nullopt;
   const Fields fields(event);

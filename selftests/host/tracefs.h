@@ -44,20 +44,6 @@ std::optional<SpteChanged> DecodeSpteChanged(const TraceEvent& event);
 
 // kvmmmu:kvm_mmu_prepare_zap_page: a shadow page is taken down; of the TDP MMU's, those whose
 // parent entry was cleared or replaced.
-// kvmmmu:kvm_mmu_zap_memslot: a memslot was zapped because it is deleted or moved.  Only kernels
-// with this project's series have it.
-struct ZappedMemslot {
-  int slot = 0;
-  int as_id = 0;
-  uint64_t base_gfn = 0;
-  uint64_t npages = 0;
-  bool all = false;  // everything was zapped, and nothing below is known
-  uint64_t leafs = 0;
-  uint64_t pages = 0;  // page tables and shadow pages that were removed
-  uint64_t flushes = 0;
-  uint64_t ns = 0;
-};
-
 struct PreparedZapPage {
   uint64_t gfn = 0;
   int level = 0;
@@ -67,7 +53,6 @@ struct PreparedZapPage {
   bool unsync = false;
 };
 std::optional<PreparedZapPage> DecodePreparedZapPage(const TraceEvent& event);
-std::optional<ZappedMemslot> DecodeZappedMemslot(const TraceEvent& event);
 
 // kvmmmu:kvm_mmu_get_page: KVM made a page table.  nullopt for one that existed already.  Of the
 // TDP MMU's tables it tells gfn (0 for a root) and level, but not the address space.

@@ -4,6 +4,8 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "base/file_descriptor.h"
+
 namespace slotzap {
 
 uint64_t VmStat(const std::string& name, const std::string& path) {
@@ -13,6 +15,13 @@ uint64_t VmStat(const std::string& name, const std::string& path) {
   while (file >> found >> value)
     if (found == name) return value;
   throw std::runtime_error(path + " has no " + name);
+}
+
+void RefreshVmStat(const std::string& path) { WriteFile(path, "1"); }
+
+uint64_t SecondaryPageTablePages() {
+  RefreshVmStat();
+  return VmStat("nr_sec_page_table_pages");
 }
 
 }  // namespace slotzap

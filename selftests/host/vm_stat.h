@@ -10,7 +10,11 @@ namespace slotzap {
 // The value of a line "NAME VALUE".  Throws std::runtime_error if there is none of that name.
 uint64_t VmStat(const std::string& name, const std::string& path = "/proc/vmstat");
 
-// Pages that page tables of KVM take, of all VMs (NR_SECONDARY_PAGETABLE, since Linux 6.1).
-inline uint64_t SecondaryPageTablePages() { return VmStat("nr_sec_page_table_pages"); }
+// Adds up what the CPUs counted on their own, which /proc/vmstat lacks otherwise, by some hundreds
+// of pages (vm.stat_refresh, Documentation/admin-guide/sysctl/vm.rst).  For root.
+void RefreshVmStat(const std::string& path = "/proc/sys/vm/stat_refresh");
+
+// Pages that page tables of KVM take now, of all VMs (NR_SECONDARY_PAGETABLE, since Linux 6.1).
+uint64_t SecondaryPageTablePages();
 
 }  // namespace slotzap

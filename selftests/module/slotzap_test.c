@@ -2,8 +2,8 @@
 /*
  * Does to a VM what otherwise takes an assigned device: non-coherent DMA, which comes from an IOMMU
  * without snoop control, and a page-track client, such as KVMGT.  Also has KVM zap
- * what is shared of a range of gfns, holds a thread where a race is to be tested, and times how long
- * mmu_lock is held.  For tests only: it belongs on an emulated host, and is never installed.
+ * what is shared of a range of gfns, holds a thread where a race is to be tested, and times how
+ * long mmu_lock is held.  For tests only: it belongs on an emulated host, and is never installed.
  */
 #include <linux/atomic.h>
 #include <linux/cpumask.h>

@@ -42,7 +42,7 @@ void Decode(const std::vector<TraceEvent>& events, ZapReport& report) {
       (IsLeaf(change->old_spte, change->level) ? report.leaves : report.tables).push_back(*change);
     } else if (const auto page = DecodePreparedZapPage(event)) {
       report.shadow_pages.push_back(*page);
-    } else if (const auto slot = DecodeZappedMemslot(event)) {
+    } else if (const auto slot = DecodeZapMemslot(event)) {
       report.slots.push_back(*slot);
     } else if (const auto range = DecodeUnmapHvaRange(event)) {
       report.host_unmaps.push_back(*range);
@@ -58,7 +58,7 @@ void ZapReport::SortOutEmptied() {
   // What an SPTE of `level` maps, or a table of the level below.
   const auto of_slot_that_went = [this](uint64_t gfn, int level) {
     const uint64_t end = gfn + (1ull << (level - 1) * 9);
-    return std::any_of(slots.begin(), slots.end(), [&](const ZappedMemslot& slot) {
+    return std::any_of(slots.begin(), slots.end(), [&](const ZapMemslot& slot) {
       return !slot.all && gfn < slot.base_gfn + slot.npages && slot.base_gfn < end;
     });
   };

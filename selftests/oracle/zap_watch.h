@@ -43,7 +43,7 @@ struct ZapReport {
   std::vector<SpteChanged> leaves;  // TDP MMU: present leaf SPTEs that were cleared
   std::vector<SpteChanged> tables;  // TDP MMU: present non-leaf SPTEs that were cleared
   std::vector<PreparedZapPage> shadow_pages;
-  std::vector<ZappedMemslot> slots;  // the memslots that went, if the kernel tells
+  std::vector<ZapMemslot> slots;  // the memslots that went, if the kernel tells
   // Page tables that mapped something of a memslot that went, and are left empty: neither in
   // `tables` nor in `shadow_pages`.  Whether they were indeed empty shows in `leaves`.
   std::vector<PreparedZapPage> emptied;

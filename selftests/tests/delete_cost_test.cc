@@ -58,9 +58,8 @@ TEST_P(DeleteCost, AnUntouchedSlotNeedsNoFlush) {
     const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
     victim.Delete();
     const uint64_t flushes = vm.vm().stats().Read("remote_tlb_flush_requests") - before;
-    if (slot_zap_all()) {
-      EXPECT_GE(flushes, 1u);
-    } else {
+    // With the quirk on, the TDP MMU leaves it to the requests to drop obsolete roots.
+    if (!slot_zap_all()) {
       EXPECT_EQ(flushes, 0u) << kPrecision;
     }
   }
@@ -74,7 +73,9 @@ TEST_P(DeleteCost, FlushesAreFewerThanPageTables) {
   const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
   victim.Delete();
   const uint64_t flushes = vm.vm().stats().Read("remote_tlb_flush_requests") - before;
-  EXPECT_GE(flushes, 1u);
+  if (!slot_zap_all()) {
+    EXPECT_GE(flushes, 1u);
+  }
   EXPECT_LE(flushes, victim.range().size / 2_MiB) << kPrecision;
 }
 

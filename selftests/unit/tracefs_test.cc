@@ -97,22 +97,6 @@ TEST(DecodeTraceEvent, PreparedZapPage) {
   EXPECT_FALSE(root->unsync);
 }
 
-TEST(DecodeTraceEvent, ZappedMemslot) {
-  const auto zapped = DecodeZappedMemslot(
-      Event("kvm_mmu_zap_memslot",
-            "slot 7 as_id 1 base_gfn c0000 npages 1f all 0 leafs 30 pages 2 flushes 1 ns 4500"));
-  ASSERT_TRUE(zapped);
-  EXPECT_EQ(zapped->slot, 7);
-  EXPECT_EQ(zapped->as_id, 1);
-  EXPECT_EQ(zapped->base_gfn, 0xc0000u);
-  EXPECT_EQ(zapped->npages, 0x1fu);
-  EXPECT_FALSE(zapped->all);
-  EXPECT_EQ(zapped->leafs, 30u);
-  EXPECT_EQ(zapped->pages, 2u);
-  EXPECT_EQ(zapped->flushes, 1u);
-  EXPECT_EQ(zapped->ns, 4500u);
-}
-
 TEST(DecodeTraceEvent, CreatedPage) {
   const auto root = DecodeCreatedPage(
       Event("kvm_mmu_get_page", "sp gen 0 gfn 0 l5 8-byte q0 direct wux nxe ad root 0 sync new"));
@@ -149,7 +133,7 @@ TEST(DecodeTraceEvent, OtherEventsAreNotDecoded) {
   EXPECT_FALSE(DecodeSpteChanged(other));
   EXPECT_FALSE(DecodePreparedZapPage(other));
   EXPECT_FALSE(DecodeCreatedPage(other));
-  EXPECT_FALSE(DecodeZappedMemslot(other));
+  EXPECT_FALSE(DecodeZapMemslot(other));
   EXPECT_FALSE(DecodeUnmapHvaRange(other));
 }
 
