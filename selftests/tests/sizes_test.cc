@@ -426,6 +426,35 @@ TEST_P(SlotSizes, PageTablesOfALargeSlotGo) {
   EXPECT_EQ(emptied, tables) << kPrecision << "one page table of 4 KiB SPTEs for each";
 }
 
+// Guest page tables of small pages that map pages here and there in a large slot: KVM skips what is
+// not mapped in between, in steps of 2 MiB.
+TEST_P(SlotSizes, LargeSlotInSmallGuestPages) {
+  constexpr int64_t kStep = 512;
+  TablesOfEveryLevel vm(Config(), kSeed);
+  MemorySlot victim =
+      vm.vm().AddSlot({.gpa = 12_GiB, .memory = GuestMemory::Sparse(32 * kStep * kPageSize)});
+  std::vector<LeafRange> touched;
+  std::vector<std::pair<uint64_t, Gpa>> window;
+  for (const int64_t page : {int64_t{0}, kStep - 1, 2 * kStep, 4 * kStep - 1, 7 * kStep + 5,
+                             8 * kStep, 16 * kStep - 1, int64_t{-1}}) {
+    const uint64_t index = window.size();
+    vm.slot(1).Store(vm.entry(1) + index * 8, LeafEntry(victim.page(page)));
+    window.emplace_back(vm.kVirt + index * kPageSize, victim.page(page));
+    touched.push_back({{victim.page(page), kPageSize}});
+  }
+  ASSERT_THAT(vm.guest().SetCr3(vm.table(4)), Succeeds());
+  for (const auto& [virt, gpa] : window) ASSERT_THAT(vm.guest().Write(virt, gpa), Succeeds());
+  ZapWatch watch(vm.vm());
+  victim.Delete();
+  const ZapReport report = watch.Stop();
+  for (const auto& [virt, gpa] : window) EXPECT_THAT(vm.guest().Read(virt), IsMmioReadAt(gpa));
+  if (slot_zap_all()) {
+    EXPECT_THAT(report, ZappedEverything());
+  } else {
+    EXPECT_THAT(report, ZappedOnly(touched, CurrentMmuMode()));
+  }
+}
+
 // Two guest page tables map a slot, and the first to go is that of one of them: what the other maps
 // of the slot is still there to be zapped.
 TEST_P(SlotSizes, SlotThatTwoTablesMap) {
