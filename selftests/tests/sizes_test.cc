@@ -24,12 +24,22 @@ constexpr uint64_t kWindow = 1ull << 39;
 constexpr uint64_t kBuckets = 1ull << 12;
 uint64_t BucketOf(Gfn gfn) { return gfn * 0x61c8864680b583ebull >> 52; }
 
-// The first and the last gfn of `range` that is a multiple of `step`, and for each of the hash
-// table's first and last two buckets one that is in it.
+// The first and the last gfn of `range` that is a multiple of `step`, for each of the hash table's
+// first and last two buckets one that is in it, and one that shares its bucket with none of the
+// first kBuckets of them.
 std::set<Gfn> GfnsAtTheEnds(const GpaRange& range, Gfn step) {
   std::set<Gfn> gfns = {range.first_gfn(), range.end_gfn() - step};
+  std::vector<bool> wanted(kBuckets, true);
+  Gfn gfn = range.first_gfn();
+  for (uint64_t i = 0; i < kBuckets && gfn < range.end_gfn(); i++, gfn += step)
+    wanted[BucketOf(gfn)] = false;
+  for (; gfn < range.end_gfn(); gfn += step) {
+    if (!wanted[BucketOf(gfn)]) continue;
+    gfns.insert(gfn);
+    break;
+  }
   for (const uint64_t bucket : {uint64_t{0}, uint64_t{1}, kBuckets - 2, kBuckets - 1}) {
-    for (Gfn gfn = range.first_gfn(); gfn < range.end_gfn(); gfn += step) {
+    for (gfn = range.first_gfn(); gfn < range.end_gfn(); gfn += step) {
       if (BucketOf(gfn) != bucket) continue;
       gfns.insert(gfn);
       break;
