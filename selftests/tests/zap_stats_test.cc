@@ -77,7 +77,7 @@ class ZapStats : public SlotTest {
 TEST_P(ZapStats, Delete) {
   TestVm vm(Config());
   MemorySlot other = vm.AddSlot(2_GiB, 1_MiB);
-  for (const uint64_t pages : {1, 7, 512, 513, 1024}) {
+  for (const unsigned pages : {1u, 7u, 512u, 513u, 1024u}) {
     SCOPED_TRACE(std::to_string(pages) + " pages");
     MemorySlot victim = vm.AddSlot(kVictim, pages * kPageSize);
     ASSERT_THAT(vm.guest().TouchWrite({victim.range(), other.range()}), Succeeds());
