@@ -276,4 +276,23 @@ Matcher<const SptOrderReport&> RemovedLeavesOnlyIn(std::vector<GpaRange> ranges,
       });
 }
 
+Matcher<const SptOrderReport&> RemovedTablesOnlyOf(std::vector<GpaRange> ranges,
+                                                   int address_space) {
+  std::ostringstream os;
+  os << kPrecision << "removed no table but those of";
+  for (const GpaRange& range : ranges) os << " " << range;
+  return Explaining<SptOrderReport>(
+      os.str(), [ranges = std::move(ranges), address_space](const SptOrderReport& report) {
+        for (const std::vector<RemovedTable>* tables : {&report.tables, &report.violations})
+          for (const RemovedTable& table : *tables) {
+            const GpaRange maps = RangeOf(table.change.gfn, table.change.level);
+            if (table.change.as_id != address_space ||
+                std::none_of(ranges.begin(), ranges.end(),
+                             [&](const GpaRange& range) { return range.overlaps(maps); }))
+              return "where a table was removed: " + table.ToString();
+          }
+        return std::string();
+      });
+}
+
 }  // namespace slotzap

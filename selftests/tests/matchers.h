@@ -99,4 +99,11 @@ testing::Matcher<const SptOrderReport&> KeptSecureEptOrder();
 testing::Matcher<const SptOrderReport&> RemovedLeavesOnlyIn(std::vector<GpaRange> ranges,
                                                             int address_space = 0);
 
+// The tables that were removed, in order or not, map something of `ranges`, each of them: they are
+// those that what is in the ranges left empty.
+//   EXPECT_THAT(watch.End(), RemovedTablesOnlyOf({victim.range()}));
+//     where a table was removed: address space 0: the level 2 entry of gfn 0x40000 was cleared ...
+testing::Matcher<const SptOrderReport&> RemovedTablesOnlyOf(std::vector<GpaRange> ranges,
+                                                            int address_space = 0);
+
 }  // namespace slotzap

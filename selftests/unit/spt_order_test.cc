@@ -85,6 +85,9 @@ TEST_F(SptOrder, TablesAfterTheirLeavesAreInOrder) {
   EXPECT_THAT(report, RemovedLeavesOnlyIn(kFourPages));
   EXPECT_THAT(report.tables, SizeIs(2));
   EXPECT_FALSE(report.tables[0].child);
+  EXPECT_THAT(report, RemovedTablesOnlyOf(kFourPages));
+  EXPECT_THAT(report, Not(RemovedTablesOnlyOf({{0x80000000, 0x1000}}))) << "of others";
+  EXPECT_THAT(report, Not(RemovedTablesOnlyOf(kFourPages, 1))) << "of the other address space";
 }
 
 TEST_F(SptOrder, ATableBeforeItsLeavesIsNot) {
