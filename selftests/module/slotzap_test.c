@@ -41,6 +41,7 @@ struct slotzap_test {
 	/* enum slotzap_test_hold_state */
 	atomic_t hold_state;
 	struct kretprobe lock_probe;
+	struct kretprobe read_lock_probe;
 	struct kprobe unlock_probe;
 	bool watching_lock;
 	/* Written by who holds mmu_lock for write. */
@@ -309,6 +310,22 @@ static int slotzap_test_locked(struct kretprobe_instance *ri, struct pt_regs *re
 	return 0;
 }
 
+/* At the beginning of _raw_read_lock(lock).  0: its end is of interest. */
+static int slotzap_test_read_lock(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = container_of(get_kretprobe(ri), struct slotzap_test,
+						 read_lock_probe);
+
+	return (void *)regs_get_kernel_argument(regs, 0) != (void *)&test->kvm->mmu_lock;
+}
+
+static int slotzap_test_read_locked(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	set_tsk_need_resched(current);
+	set_preempt_need_resched();
+	return 0;
+}
+
 /* At the beginning of _raw_write_unlock(lock). */
 static int slotzap_test_unlock(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -337,6 +354,7 @@ static void slotzap_test_unwatch_lock(struct slotzap_test *test)
 		return;
 
 	unregister_kprobe(&test->unlock_probe);
+	unregister_kretprobe(&test->read_lock_probe);
 	unregister_kretprobe(&test->lock_probe);
 	test->watching_lock = false;
 }
@@ -351,6 +369,10 @@ static long slotzap_test_watch_lock(struct slotzap_test *test, bool on)
 	test->lock_probe.kp.symbol_name = "_raw_write_lock";
 	test->lock_probe.entry_handler = slotzap_test_lock;
 	test->lock_probe.handler = slotzap_test_locked;
+	memset(&test->read_lock_probe, 0, sizeof(test->read_lock_probe));
+	test->read_lock_probe.kp.symbol_name = "_raw_read_lock";
+	test->read_lock_probe.entry_handler = slotzap_test_read_lock;
+	test->read_lock_probe.handler = slotzap_test_read_locked;
 	memset(&test->unlock_probe, 0, sizeof(test->unlock_probe));
 	test->unlock_probe.symbol_name = "_raw_write_unlock";
 	test->unlock_probe.pre_handler = slotzap_test_unlock;
@@ -359,7 +381,13 @@ static long slotzap_test_watch_lock(struct slotzap_test *test, bool on)
 	if (register_kretprobe(&test->lock_probe))
 		return -EOPNOTSUPP;
 
+	if (register_kretprobe(&test->read_lock_probe)) {
+		unregister_kretprobe(&test->lock_probe);
+		return -EOPNOTSUPP;
+	}
+
 	if (register_kprobe(&test->unlock_probe)) {
+		unregister_kretprobe(&test->read_lock_probe);
 		unregister_kretprobe(&test->lock_probe);
 		return -EOPNOTSUPP;
 	}

@@ -72,6 +72,8 @@ class AddressSpace : public SlotTest {
     if (!IsSkipped() && Kvm().CheckExtension(KVM_CAP_X86_SMM) == 0)
       GTEST_SKIP() << "this KVM has no System Management Mode";
   }
+
+  void DeleteEither(Backing backing);
 };
 
 TEST_P(AddressSpace, EachSeesItsOwnMemory) {
@@ -188,18 +190,18 @@ TEST_P(AddressSpace, MovingSmmsSlotLeavesTheNormalOneAlone) {
   EXPECT_THAT(vm.guest().Read(elsewhere), IsMmioReadAt(elsewhere));
 }
 
-// Large pages in both spaces, at the same addresses.
-TEST_P(AddressSpace, LargePages) {
+// Whole page tables, or large pages, in both spaces at the same addresses.
+void AddressSpace::DeleteEither(Backing backing) {
   if (const std::string reason = SmmMapsNothing(); !reason.empty()) GTEST_SKIP() << reason;
   constexpr uint64_t kLargeSize = 4_MiB;
-  if (const std::string reason = BackingUnavailable(Backing::k2M, 4); !reason.empty())
+  if (const std::string reason = BackingUnavailable(backing, 4); !reason.empty())
     GTEST_SKIP() << reason;
   TestVm vm(Config());
   Smm smm(vm.vm());
-  MemorySlot slot = vm.AddSlot(kGpa, kLargeSize, Backing::k2M);
+  MemorySlot slot = vm.AddSlot(kGpa, kLargeSize, backing);
   MemorySlot smm_slot =
       vm.vm().AddSlot({.gpa = kGpa,
-                       .memory = std::make_shared<GuestMemory>(kLargeSize, Backing::k2M),
+                       .memory = std::make_shared<GuestMemory>(kLargeSize, backing),
                        .address_space = Smm::kAddressSpace});
   const auto touch_both = [&] {
     for (int i = 0; i < 2; i++) {
@@ -208,7 +210,9 @@ TEST_P(AddressSpace, LargePages) {
     }
   };
   touch_both();
-  ASSERT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 4);
+  if (backing == Backing::k2M) {
+    ASSERT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 4);
+  }
   for (MemorySlot* victim : {&slot, &smm_slot}) {
     SCOPED_TRACE("address space " + std::to_string(victim->config().address_space));
     touch_both();
@@ -224,13 +228,17 @@ TEST_P(AddressSpace, LargePages) {
     if (slot_zap_all()) {
       EXPECT_THAT(report, ZappedEverything());
     } else {
-      EXPECT_THAT(report, ZappedOnly({{victim->range(), Backing::k2M}}, CurrentMmuMode(),
+      EXPECT_THAT(report, ZappedOnly({{victim->range(), backing}}, CurrentMmuMode(),
                                      victim->config().address_space));
       EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "the other space was zapped";
     }
     victim->Add();
   }
 }
+
+TEST_P(AddressSpace, WholePageTables) { DeleteEither(Backing::k4K); }
+
+TEST_P(AddressSpace, LargePages) { DeleteEither(Backing::k2M); }
 
 // Both slots are logged.  The log of each is its own, whatever happens to the other one.
 TEST_P(AddressSpace, DirtyLogOfTheOther) {

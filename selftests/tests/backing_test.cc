@@ -188,6 +188,22 @@ TEST_P(HostMemory, EventsInALiveSlot) {
   }
 }
 
+// Of what the host takes away only the end is mapped.  KVM skips what isn't, in steps of 2 MiB from
+// the slot's start on, and finds it.
+TEST_P(HostMemory, EventThatBeginsWhereNothingIsMapped) {
+  TestVm vm(Config());
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = GuestMemory::Anonymous(6_MiB)});
+  const GpaRange mapped = {kGpa + 2_MiB, 2_MiB};
+  ASSERT_THAT(vm.guest().TouchWrite({mapped}), Succeeds());
+  for (const int64_t page : {512, 767, 1023})
+    ASSERT_THAT(vm.guest().Write(slot.page(page), 1), Succeeds());
+  ZapWatch watch(vm.vm());
+  slot.memory().mapping().Discard(1_MiB, 4_MiB);
+  EXPECT_THAT(watch.Stop(), ZappedOnly({{mapped}}, CurrentMmuMode()));
+  for (const int64_t page : {512, 767, 1023})
+    EXPECT_THAT(vm.guest().Read(slot.page(page)), Returns(0)) << "memory that the host took away";
+}
+
 // The host takes the memory away first, the slot goes afterwards: nothing is left to zap.
 TEST_P(HostMemory, DeleteWithoutMemory) {
   TestVm vm(Config());

@@ -133,6 +133,18 @@ TEST_P(DeleteCostLock, ItYields) {
   EXPECT_LE(stretches.count, 4 * victim.range().pages()) << kPrecision;
 }
 
+// Whoever has mmu_lock next finds no SPTE of what was zapped, and sees no need to flush the TLBs.
+TEST_P(DeleteCostLock, ItFlushesBeforeItYields) {
+  if (slot_zap_all()) GTEST_SKIP() << "what is zapped then is not in use any more";
+  TestVm vm(Config());
+  MemorySlot victim = vm.AddSlot(kVictim, 8_MiB);
+  ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+  const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
+  DeleteWatched(vm, victim);
+  const uint64_t flushes = vm.vm().stats().Read("remote_tlb_flush_requests") - before;
+  EXPECT_GE(flushes, victim.range().size / 2_MiB) << kPrecision;
+}
+
 SLOTZAP_INSTANTIATE(DeleteCost);
 SLOTZAP_INSTANTIATE(DeleteCostLock);
 

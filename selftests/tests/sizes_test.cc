@@ -19,6 +19,35 @@ constexpr Gpa kLarge = 32_GiB;
 // Free virtual addresses, for what is beyond the guest's identity mapping.
 constexpr uint64_t kWindow = 1ull << 39;
 
+// KVM's hash table of shadow pages: in which of its buckets one is that is for this gfn
+// (arch/x86/kvm/mmu/mmu.c, kvm_page_table_hashfn(); linux/hash.h, hash_64()).
+constexpr uint64_t kBuckets = 1ull << 12;
+uint64_t BucketOf(Gfn gfn) { return gfn * 0x61c8864680b583ebull >> 52; }
+
+// The first and the last gfn of `range` that is a multiple of `step`, for each of the hash table's
+// first and last two buckets one that is in it, and one that shares its bucket with none of the
+// first kBuckets of them.
+std::set<Gfn> GfnsAtTheEnds(const GpaRange& range, Gfn step) {
+  std::set<Gfn> gfns = {range.first_gfn(), range.end_gfn() - step};
+  std::vector<bool> wanted(kBuckets, true);
+  Gfn gfn = range.first_gfn();
+  for (uint64_t i = 0; i < kBuckets && gfn < range.end_gfn(); i++, gfn += step)
+    wanted[BucketOf(gfn)] = false;
+  for (; gfn < range.end_gfn(); gfn += step) {
+    if (!wanted[BucketOf(gfn)]) continue;
+    gfns.insert(gfn);
+    break;
+  }
+  for (const uint64_t bucket : {uint64_t{0}, uint64_t{1}, kBuckets - 2, kBuckets - 1}) {
+    for (gfn = range.first_gfn(); gfn < range.end_gfn(); gfn += step) {
+      if (BucketOf(gfn) != bucket) continue;
+      gfns.insert(gfn);
+      break;
+    }
+  }
+  return gfns;
+}
+
 class SlotSizes : public SlotTest {
  protected:
   // Lets `update` delete or move a slot of which KVM maps `expected`, and checks what went;
@@ -322,6 +351,140 @@ TEST_P(SlotSizes, GuestPageTablesOfEveryLevel) {
     EXPECT_THAT(outcome, IsStuck());
     EXPECT_THAT(outcome.exit_text, testing::HasSubstr("vector 14"));
     vm.guest().RestoreTo(before);
+  }
+}
+
+// Guest page tables here and there in a slot that has more pages than KVM has buckets for their
+// shadow pages.
+TEST_P(SlotSizes, GuestPageTablesInALargeSlot) {
+  TablesOfEveryLevel vm(Config(), kSeed);
+  MemorySlot victim =
+      vm.vm().AddSlot({.gpa = 12_GiB, .memory = GuestMemory::Sparse(4 * kBuckets * kPageSize)});
+  const std::set<Gfn> tables = GfnsAtTheEnds(victim.range(), 1);
+  ASSERT_GE(tables.size(), 4u);
+  std::vector<std::pair<uint64_t, Gpa>> entries;  // what they translate, and by which entry
+  for (const Gfn gfn : tables) {
+    const uint64_t virt = TablesOfEveryLevel::kVirt + (entries.size() + 1) * 2_MiB;
+    entries.emplace_back(virt, (gfn << kPageShift) + TableIndex(virt, 1) * 8);
+    vm.slot(2).Store(vm.table(2) + TableIndex(virt, 2) * 8, TableEntry(gfn << kPageShift));
+  }
+  const auto translate_to = [&](int64_t page) {
+    for (const auto& [virt, entry] : entries) victim.Store(entry, LeafEntry(vm.data().page(page)));
+  };
+  const auto expect_translated_to = [&](int64_t page) {
+    ASSERT_THAT(vm.guest().SetCr3(vm.table(4)), Succeeds());
+    for (const auto& [virt, entry] : entries)
+      EXPECT_THAT(vm.guest().Read(virt), Returns(vm.data().Load(vm.data().page(page))));
+    ASSERT_THAT(vm.guest().SetCr3(vm.tables().root()), Succeeds());
+  };
+  translate_to(0);
+  expect_translated_to(0);
+  ASSERT_THAT(vm.guest().TouchRead({vm.data().range()}), Succeeds());
+
+  ZapWatch watch(vm.vm());
+  victim.Delete();
+  const ZapReport report = watch.Stop();
+  const uint64_t faults = vm.FixedFaults();
+  ASSERT_THAT(vm.guest().TouchRead({vm.data().range()}), Succeeds());
+  if (slot_zap_all()) {
+    EXPECT_THAT(report, ZappedEverything());
+  } else {
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "what other tables map was lost";
+    if (CurrentMmuMode() == MmuMode::kShadow) {
+      EXPECT_EQ(report.shadow_zapped, tables.size()) << kPrecision;
+      if (report.untraced.empty()) {
+        std::set<Gfn> zapped;
+        for (const PreparedZapPage& page : report.shadow_pages) zapped.insert(page.gfn);
+        EXPECT_EQ(zapped, tables) << kPrecision;
+      }
+    }
+  }
+  // The tables say something else when they are back, and that is what counts.
+  translate_to(1);
+  victim.Add();
+  expect_translated_to(1);
+}
+
+// KVM's own page tables for a slot that needs more of them than there are buckets.
+TEST_P(SlotSizes, PageTablesOfALargeSlotGo) {
+  TestVm vm(Config());
+  MemorySlot other = vm.AddSlot(1_GiB, 64_KiB);
+  MemorySlot victim =
+      vm.vm().AddSlot({.gpa = kLarge, .memory = GuestMemory::Sparse(2 * kBuckets * 2_MiB)});
+  const std::set<Gfn> tables = GfnsAtTheEnds(victim.range(), 512);
+  ASSERT_GE(tables.size(), 4u);
+  std::vector<LeafRange> touched;
+  for (const Gfn gfn : tables) {
+    touched.push_back({{gfn << kPageShift, kPageSize}});
+    ASSERT_THAT(vm.guest().Write(gfn << kPageShift, gfn), Succeeds());
+  }
+  ASSERT_THAT(vm.guest().TouchWrite({other.range()}), Succeeds());
+  ZapWatch watch(vm.vm());
+  victim.Delete();
+  const ZapReport report = watch.Stop();
+  for (const Gfn gfn : tables)
+    EXPECT_THAT(vm.guest().Read(gfn << kPageShift), IsMmioReadAt(gfn << kPageShift));
+  if (slot_zap_all()) {
+    EXPECT_THAT(report, ZappedEverything());
+    return;
+  }
+  EXPECT_THAT(report, ZappedOnly(touched, CurrentMmuMode()));
+  if (!report.untraced.empty()) return;
+  std::set<Gfn> emptied;
+  for (const PreparedZapPage& page : report.emptied)
+    if (page.level == 1) emptied.insert(page.gfn);
+  EXPECT_EQ(emptied, tables) << kPrecision << "one page table of 4 KiB SPTEs for each";
+}
+
+// Guest page tables of small pages that map pages here and there in a large slot: KVM skips what is
+// not mapped in between, in steps of 2 MiB.
+TEST_P(SlotSizes, LargeSlotInSmallGuestPages) {
+  constexpr int64_t kStep = 512;
+  TablesOfEveryLevel vm(Config(), kSeed);
+  MemorySlot victim =
+      vm.vm().AddSlot({.gpa = 12_GiB, .memory = GuestMemory::Sparse(32 * kStep * kPageSize)});
+  std::vector<LeafRange> touched;
+  std::vector<std::pair<uint64_t, Gpa>> window;
+  for (const int64_t page : {int64_t{0}, kStep - 1, 2 * kStep, 4 * kStep - 1, 7 * kStep + 5,
+                             8 * kStep, 16 * kStep - 1, int64_t{-1}}) {
+    const uint64_t index = window.size();
+    vm.slot(1).Store(vm.entry(1) + index * 8, LeafEntry(victim.page(page)));
+    window.emplace_back(vm.kVirt + index * kPageSize, victim.page(page));
+    touched.push_back({{victim.page(page), kPageSize}});
+  }
+  ASSERT_THAT(vm.guest().SetCr3(vm.table(4)), Succeeds());
+  for (const auto& [virt, gpa] : window) ASSERT_THAT(vm.guest().Write(virt, gpa), Succeeds());
+  ZapWatch watch(vm.vm());
+  victim.Delete();
+  const ZapReport report = watch.Stop();
+  for (const auto& [virt, gpa] : window) EXPECT_THAT(vm.guest().Read(virt), IsMmioReadAt(gpa));
+  if (slot_zap_all()) {
+    EXPECT_THAT(report, ZappedEverything());
+  } else {
+    EXPECT_THAT(report, ZappedOnly(touched, CurrentMmuMode()));
+  }
+}
+
+// Two guest page tables map a slot, and the first to go is that of one of them: what the other maps
+// of the slot is still there to be zapped.
+TEST_P(SlotSizes, SlotThatTwoTablesMap) {
+  TablesOfEveryLevel vm(Config(), kSeed);
+  ASSERT_THAT(vm.guest().SetCr3(vm.table(4)), Succeeds());
+  ASSERT_THAT(vm.guest().Verify({{.range = vm.window(), .seed = kSeed}}), SeesPattern());
+  ASSERT_THAT(vm.guest().SetCr3(vm.tables().root()), Succeeds());
+  ASSERT_THAT(vm.guest().TouchRead({vm.data().range()}), Succeeds());
+  vm.slot(1).Delete();
+  ASSERT_THAT(vm.guest().TouchRead({vm.data().range()}), Succeeds());
+
+  ZapWatch watch(vm.vm());
+  vm.data().Delete();
+  const ZapReport report = watch.Stop();
+  for (int64_t page = 0; page < static_cast<int64_t>(TablesOfEveryLevel::kDataPages); page++)
+    EXPECT_THAT(vm.guest().Read(vm.data().page(page)), IsMmioReadAt(vm.data().page(page)));
+  if (slot_zap_all()) {
+    EXPECT_THAT(report, ZappedEverything());
+  } else {
+    EXPECT_THAT(report, ZappedOnly({{vm.data().range()}}, CurrentMmuMode()));
   }
 }
 

@@ -77,7 +77,7 @@ class ZapStats : public SlotTest {
 TEST_P(ZapStats, Delete) {
   TestVm vm(Config());
   MemorySlot other = vm.AddSlot(2_GiB, 1_MiB);
-  for (const uint64_t pages : {1, 7, 512, 513, 1024}) {
+  for (const unsigned pages : {1u, 7u, 512u, 513u, 1024u}) {
     SCOPED_TRACE(std::to_string(pages) + " pages");
     MemorySlot victim = vm.AddSlot(kVictim, pages * kPageSize);
     ASSERT_THAT(vm.guest().TouchWrite({victim.range(), other.range()}), Succeeds());
@@ -133,6 +133,49 @@ TEST_P(ZapStats, PageTables) {
   EXPECT_LE(zaps.pages, 4u) << kPrecision;
   victim.Add();
   EXPECT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+}
+
+// Slots that begin and end at a page table's bounds and within, with and without a neighbour there:
+// which page tables go is known exactly.
+TEST_P(ZapStats, PageTablesAtTheEdges) {
+  if (slot_zap_all()) GTEST_SKIP() << "not counted if everything goes";
+  // Where the guest has 1 GiB pages.
+  constexpr Gpa kBase = 40_GiB;
+  const struct {
+    Gpa start;
+    uint64_t size;
+    bool neighbours;  // of 1 MiB each
+    uint64_t pages;
+  } kShapes[] = {
+      {kBase, 2_MiB, false, 1 + 1},
+      {kBase, 8_MiB, false, 4 + 1},
+      {kBase + 1_MiB, 4_MiB, false, 3 + 1},
+      {kBase + 1_MiB, 6_MiB, false, 4 + 1},
+      {kBase + 1_GiB - 1_MiB, 2_MiB, false, 2 + 2},
+      {kBase + 1_MiB, 6_MiB, true, 2},
+      {kBase + 2_MiB, 6_MiB, true, 3},
+  };
+  for (const auto& shape : kShapes) {
+    SCOPED_TRACE(SizeString(shape.size) + " at " + Hex(shape.start) +
+                 (shape.neighbours ? ", with neighbours" : ""));
+    TestVm vm(Config());
+    vm.MapOwnMemory();
+    MemorySlot victim = vm.AddSlot(shape.start, shape.size);
+    std::vector<MemorySlot> neighbours;
+    if (shape.neighbours) {
+      neighbours.push_back(vm.AddSlot(victim.range().start - 1_MiB, 1_MiB));
+      neighbours.push_back(vm.AddSlot(victim.range().end(), 1_MiB));
+    }
+    ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+    for (const MemorySlot& slot : neighbours)
+      ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    const SlotZaps zaps = ExpectCounted(vm, victim.range().pages(), [&] { victim.Delete(); });
+    EXPECT_EQ(zaps.pages, shape.pages) << kPrecision;
+    const uint64_t faults = vm.FixedFaults();
+    for (const MemorySlot& slot : neighbours)
+      ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    EXPECT_EQ(vm.FixedFaults(), faults) << kPrecision << "neighbours were faulted in again";
+  }
 }
 
 // The event names the slot, and agrees with the statistics.
