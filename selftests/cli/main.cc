@@ -79,6 +79,7 @@ nlohmann::json ReadJson(const std::string& path) {
 int ShowBench(const slotzap::BenchQuestion& question, const std::vector<std::string>& paths,
               const std::string& json_path) {
   std::vector<slotzap::BenchRun> runs;
+  runs.reserve(paths.size());
   for (const std::string& path : paths) runs.push_back(slotzap::BenchRun::FromJson(ReadJson(path)));
   const std::vector<slotzap::BenchRow> rows = slotzap::JudgeBench(question, runs);
   if (!json_path.empty()) WriteJson(json_path, slotzap::ToJson(rows));

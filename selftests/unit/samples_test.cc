@@ -10,7 +10,7 @@ namespace {
 
 TEST(Samples, MedianMinMaxLast) {
   Samples samples;
-  for (const uint64_t ns : {50, 10, 30}) samples.Add(ns);
+  for (const uint64_t ns : {50u, 10u, 30u}) samples.Add(ns);
   EXPECT_EQ(samples.count(), 3u);
   EXPECT_EQ(samples.median(), 30u);
   EXPECT_EQ(samples.min(), 10u);
@@ -20,7 +20,7 @@ TEST(Samples, MedianMinMaxLast) {
 
 TEST(Samples, OfTwoInTheMiddleTheLowerOne) {
   Samples samples;
-  for (const uint64_t ns : {4, 3, 2, 1}) samples.Add(ns);
+  for (const uint64_t ns : {4u, 3u, 2u, 1u}) samples.Add(ns);
   EXPECT_EQ(samples.median(), 2u);
 }
 
