@@ -191,6 +191,14 @@ std::optional<CreatedPage> DecodeCreatedPage(const TraceEvent& event) {
                      .direct = fields.Has("direct")};
 }
 
+std::optional<InstalledSpte> DecodeInstalledSpte(const TraceEvent& event) {
+  if (event.name != "kvm_mmu_set_spte") return std::nullopt;
+  const Fields fields(event);
+  return InstalledSpte{.gfn = fields.NumberAfter<uint64_t>("gfn", 16),
+                       .spte = fields.NumberAfter<uint64_t>("spte", 16),
+                       .level = fields.NumberAfter<int>("level")};
+}
+
 std::optional<UnmapHvaRange> DecodeUnmapHvaRange(const TraceEvent& event) {
   if (event.name != "kvm_unmap_hva_range") return std::nullopt;
   const Fields fields(event);

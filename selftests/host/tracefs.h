@@ -63,6 +63,15 @@ struct CreatedPage {
 };
 std::optional<CreatedPage> DecodeCreatedPage(const TraceEvent& event);
 
+// kvmmmu:kvm_mmu_set_spte: a page fault installed an SPTE, in any MMU.  The SPTE may be a huge page's,
+// or an MMIO SPTE.
+struct InstalledSpte {
+  uint64_t gfn = 0;  // in the legacy and the shadow MMU the one that faulted
+  uint64_t spte = 0;
+  int level = 0;  // 1: 4 KiB, 2: 2 MiB, ...
+};
+std::optional<InstalledSpte> DecodeInstalledSpte(const TraceEvent& event);
+
 // kvm:kvm_unmap_hva_range: the MMU notifier unmapped [start, end) of the process.
 struct UnmapHvaRange {
   uint64_t start = 0;

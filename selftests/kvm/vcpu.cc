@@ -31,6 +31,23 @@ void Vcpu::SetCpuid(const Kvm& kvm) {
       .OrThrow();
 }
 
+KvmStatus Vcpu::TrySetMsr(uint32_t index, uint64_t value) {
+  // A kvm_msrs is followed by its entries.
+  struct {
+    uint32_t nmsrs;
+    uint32_t pad;
+    kvm_msr_entry entry;
+  } msrs = {1, 0, {.index = index, .reserved = 0, .data = value}};
+  static_assert(sizeof(msrs) == sizeof(kvm_msrs) + sizeof(kvm_msr_entry));
+  const std::string what =
+      "vCPU " + std::to_string(id_) + ", MSR " + Hex(index) + ", " + Hex(value);
+  const KvmStatus status = SLOTZAP_IOCTL(fd_.get(), KVM_SET_MSRS, &msrs, what);
+  // How many were set.
+  if (status.error() == 0 && status.value() == 0)
+    return {"KVM_SET_MSRS(" + what + "): refused", -1, EINVAL};
+  return status;
+}
+
 KvmStatus Vcpu::TryRun() {
   // Not through Ioctl(): being interrupted is a result here, not a reason to go on.
   const int value = ioctl(fd_.get(), KVM_RUN, 0);

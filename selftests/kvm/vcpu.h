@@ -73,6 +73,11 @@ class Vcpu {
   kvm_sregs Sregs() const;
   void SetSregs(const kvm_sregs& sregs);
 
+  // KVM_SET_MSRS, of one MSR, as a VMM does: EINVAL if the vCPU has none of that number, or KVM
+  // doesn't take the value.
+  KvmStatus TrySetMsr(uint32_t index, uint64_t value);
+  void SetMsr(uint32_t index, uint64_t value) { TrySetMsr(index, value).OrThrow(); }
+
   // Registers and pending events, to put a vCPU back to where it was, e.g. after a triple fault.
   struct State {
     kvm_regs regs;

@@ -5,7 +5,10 @@
 //
 // Whether a VM has non-coherent DMA is up to assigned devices; here, a test module says so.
 #include <cerrno>
+#include <map>
+#include <string>
 
+#include "host/tracefs.h"
 #include "tests/test_device.h"
 
 namespace slotzap {
@@ -38,6 +41,53 @@ class MemoryType : public DeviceTest {
   // Whether CR0.CD has no influence on what KVM puts into an SPTE: since Linux 6.11 memory types
   // are the guest's PAT or nothing.
   static bool TypesIgnoreCacheDisable() { return KernelIsAtLeast("6.11"); }
+  // The MTRRs as firmware leaves them: memory is WB, but for `bar`, which is WC.  `bar` is of a
+  // size that is a power of two, and aligned to it.  SDM volume 3, 12.11.2.
+  static void SetMtrrs(TestVm& vm, const GpaRange& bar) {
+    constexpr uint32_t kPhysBase0 = 0x200, kPhysMask0 = 0x201, kDefType = 0x2ff;
+    constexpr uint64_t kWriteCombining = 1, kWriteBack = 6, kValid = 1 << 11, kEnable = 1 << 11;
+    const uint64_t all = (uint64_t{1} << vm.vm().kvm().PhysicalAddressBits()) - 1;
+    Vcpu& vcpu = vm.guest().vcpu();
+    vcpu.SetMsr(kDefType, 0);
+    vcpu.SetMsr(kPhysBase0, bar.start | kWriteCombining);
+    vcpu.SetMsr(kPhysMask0, (all & ~(bar.size - 1)) | kValid);
+    vcpu.SetMsr(kDefType, kEnable | kWriteBack);
+  }
+  // The memory types in the SPTEs that were installed last, from construction on.
+  class InstalledTypes {
+   public:
+    InstalledTypes() : trace_("slotzap-types") {
+      trace_.Enable("kvmmmu:kvm_mmu_set_spte");
+      trace_.Clear();
+      trace_.Start();
+    }
+    // Which those of `range` have: "WB", "WB, ignoring PAT"; or how many have which.  EPT entries
+    // have the type in bits 5:3 and "ignore PAT" in bit 6 (SDM volume 3, 29.3.2).
+    std::string Of(const GpaRange& range) {
+      for (const TraceEvent& event : trace_.Read())
+        if (const auto spte = DecodeInstalledSpte(event); spte && spte->level == 1)
+          sptes_[spte->gfn] = spte->spte;
+      EXPECT_EQ(trace_.lost(), 0u);
+      trace_.Clear();
+      std::map<std::string, size_t> types;
+      for (Gfn gfn = range.first_gfn(); gfn < range.first_gfn() + range.pages(); gfn++) {
+        const auto spte = sptes_.find(gfn);
+        types[spte == sptes_.end() ? "none" : TypeOf(spte->second)]++;
+      }
+      if (types.size() == 1) return types.begin()->first;
+      std::string text;
+      for (const auto& [type, count] : types) text += std::to_string(count) + " " + type + "; ";
+      return text;
+    }
+
+   private:
+    static std::string TypeOf(uint64_t spte) {
+      constexpr const char* kNames[] = {"UC", "WC", "2?", "3?", "WT", "WP", "WB", "7?"};
+      return std::string(kNames[spte >> 3 & 7]) + ((spte >> 6 & 1) != 0 ? ", ignoring PAT" : "");
+    }
+    TraceInstance trace_;
+    std::map<Gfn, uint64_t> sptes_;
+  };
   // A fault may map neighbours, too.
   static uint64_t AtLeast(const MemorySlot& slot) { return slot.range().pages() / 8; }
 };
@@ -62,6 +112,53 @@ TEST_P(MemoryType, TogglingCacheDisableZapsWithNoncoherentDma) {
     ASSERT_THAT(vm.guest().SetCacheDisable(false), Succeeds());
     EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "CR0.CD did not change";
   }
+}
+
+// What happened in 2019, see Documentation/2019.md.  Firmware programs the MTRRs with caches
+// disabled and uses memory meanwhile; the operating system, with caches enabled, expects the types
+// that it has asked for.  KVM did not zap in between, unless somebody deleted or moved a slot and
+// with it zapped everything: so with the quirk enabled this passes, however broken KVM is.
+TEST_P(MemoryType, Replay2019) {
+  if (DetectKvmModule().vendor != "vmx")
+    GTEST_SKIP() << "KVM sets memory types in EPT entries only";
+  if (CurrentMmuMode() == MmuMode::kShadow)
+    GTEST_SKIP() << "shadow paging doesn't use memory types";
+  if (const std::string reason = TraceInstance::Available(); !reason.empty())
+    GTEST_SKIP() << reason;
+  TestVm vm(Config());
+  MemorySlot ram = vm.AddSlot(1_GiB, 256_KiB);
+  MemorySlot bar = vm.AddSlot(3_GiB, 256_KiB);
+  MemorySlot rom = vm.AddSlot(2_GiB, 4_KiB);
+  TestDevice device(vm.vm());
+  device.SetNoncoherentDma(true);
+  InstalledTypes types;
+
+  // Firmware.
+  ASSERT_THAT(vm.guest().SetCacheDisable(true), Succeeds());
+  SetMtrrs(vm, bar.range());
+  for (const MemorySlot* slot : {&ram, &bar, &rom}) {
+    ASSERT_THAT(vm.guest().TouchWrite({slot->range()}), Succeeds());
+    // CD_NW_CLEARED: as if caches were enabled; and PAT doesn't count.
+    EXPECT_EQ(types.Of(slot->range()), TypesIgnoreCacheDisable() ? "WB" : "WB, ignoring PAT");
+  }
+
+  // The operating system.
+  ASSERT_THAT(vm.guest().SetCacheDisable(false), Succeeds());
+  const GpaRange window = rom.range();
+  rom.Delete();
+  const uint64_t faults = vm.FixedFaults();
+  ASSERT_THAT(vm.guest().TouchWrite({ram.range(), bar.range()}), Succeeds());
+  RecordProperty("refaults", std::to_string(vm.FixedFaults() - faults));
+  EXPECT_EQ(types.Of(ram.range()), "WB") << "SPTEs of RAM outlived CR0.CD";
+  EXPECT_EQ(types.Of(bar.range()), TypesIgnoreCacheDisable() ? "WB" : "WC")
+      << "SPTEs of the device's memory outlived CR0.CD";
+
+  // What goes from now on is the slot alone, and nothing else has to.
+  MemorySlot again = vm.AddSlot(window.start, window.size);
+  ASSERT_THAT(vm.guest().TouchWrite({window, ram.range(), bar.range()}), Succeeds());
+  again.Delete();
+  EXPECT_EQ(Refaults(vm, ram) == 0, !slot_zap_all()) << kPrecision;
+  EXPECT_EQ(types.Of(ram.range()), "WB");
 }
 
 // As a VMM does to reset a vCPU.

@@ -108,6 +108,15 @@ TEST(DecodeTraceEvent, CreatedPage) {
       Event("kvm_mmu_get_page", "sp gen 0 gfn 4f l1 8-byte q0 wux nxe ad root 0 sync existing")));
 }
 
+TEST(DecodeTraceEvent, InstalledSpte) {
+  const auto installed = DecodeInstalledSpte(
+      Event("kvm_mmu_set_spte", "gfn 40001 spte 8600000007a4cf77 (rwx-) level 1 at 1081a4008"));
+  ASSERT_TRUE(installed);
+  EXPECT_EQ(installed->gfn, 0x40001u);
+  EXPECT_EQ(installed->spte, 0x8600000007a4cf77u);
+  EXPECT_EQ(installed->level, 1);
+}
+
 TEST(DecodeTraceEvent, Marks) {
   const TraceEvent mark = Parse("  t-5  [000] .....  7.5: tracing_mark_write: slotzap: begin");
   EXPECT_TRUE(IsMark(mark, "slotzap: begin"));
@@ -134,6 +143,7 @@ TEST(DecodeTraceEvent, OtherEventsAreNotDecoded) {
   EXPECT_FALSE(DecodePreparedZapPage(other));
   EXPECT_FALSE(DecodeCreatedPage(other));
   EXPECT_FALSE(DecodeZapMemslot(other));
+  EXPECT_FALSE(DecodeInstalledSpte(other));
   EXPECT_FALSE(DecodeUnmapHvaRange(other));
 }
 
