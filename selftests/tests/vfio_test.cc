@@ -227,6 +227,7 @@ class DmaVm : public AssignedVm {
   DmaVm(const GuestVmConfig& config, const PciDevice& pci)
       : AssignedVm(config, pci), bar(AddBar(kBarGpa).value()), edu(bar.memory().mapping()) {
     edu.WaitUntilIdle();
+    assigned().device.EnableBusMaster();
   }
 
   // How a transfer is begun.

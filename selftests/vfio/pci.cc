@@ -65,9 +65,9 @@ PciDevice FindPciDevice(const PciAddress& address, const std::string& sysfs) {
 std::vector<PciDevice> PciDevicesOf(const std::string& driver, const std::string& sysfs) {
   std::vector<PciDevice> devices;
   std::error_code error;
+  const std::filesystem::path folder = std::filesystem::path(sysfs) / "bus/pci/drivers" / driver;
   // Beside its devices, a driver's folder has files to control it with.
-  for (const auto& entry :
-       std::filesystem::directory_iterator(sysfs + "/bus/pci/drivers/" + driver, error)) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     try {
       devices.push_back(FindPciDevice(ParsePciAddress(entry.path().filename().string()), sysfs));
     } catch (const std::invalid_argument&) {

@@ -132,14 +132,17 @@ void VfioDevice::WriteConfig(uint64_t offset, uint16_t value) const {
                " of the device's configuration space");
 }
 
-void VfioDevice::EnableBusMaster() const {
-  WriteConfig(PCI_COMMAND, static_cast<uint16_t>(ReadConfig(PCI_COMMAND) | PCI_COMMAND_MEMORY |
-                                                 PCI_COMMAND_MASTER));
+void VfioDevice::SetCommand(uint16_t bits) const {
+  WriteConfig(PCI_COMMAND, static_cast<uint16_t>(ReadConfig(PCI_COMMAND) | bits));
 }
+
+void VfioDevice::EnableMemory() const { SetCommand(PCI_COMMAND_MEMORY); }
+
+void VfioDevice::EnableBusMaster() const { SetCommand(PCI_COMMAND_MASTER); }
 
 AssignedDevice::AssignedDevice(const PciDevice& pci)
     : group(pci.iommu_group.value()), device(Attached(container, group), pci.address) {
-  device.EnableBusMaster();
+  device.EnableMemory();
 }
 
 }  // namespace slotzap

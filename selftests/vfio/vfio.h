@@ -87,14 +87,19 @@ class VfioDevice {
   // The 16 bits at `offset` in the device's configuration space.
   uint16_t ReadConfig(uint64_t offset) const;
   void WriteConfig(uint64_t offset, uint16_t value) const;
-  // Lets the device do DMA, which VFIO doesn't until it is asked to, and answer at its BARs.
+  // Lets the device answer at its BARs.
+  void EnableMemory() const;
+  // Lets it do DMA, which VFIO forbids a device that it opens.
   void EnableBusMaster() const;
 
  private:
+  void SetCommand(uint16_t bits) const;
+
   FileDescriptor fd_;
 };
 
-// A device that this process has, with an IOMMU address space of its own.
+// A device that this process has, with an IOMMU address space of its own.  It answers at its BARs,
+// and does no DMA yet.
 struct AssignedDevice {
   explicit AssignedDevice(const PciDevice& pci);
 
