@@ -10,7 +10,7 @@
 # script JOB. OUT-DIR receives
 #   console.log   the kernel log                  stdout.log   what the job printed
 #   results/      what the job put in /results    status       the job's exit status
-# The job finds MODE, and RESULTS for /results, in its environment. A host that panics, is silent for QUIET seconds, or takes
+# The job finds MODE, IOMMU, and RESULTS for /results, in its environment. A host that panics, is silent for QUIET seconds, or takes
 # longer than LIMIT seconds in all is ended, and OUT-DIR/error says why.
 #
 # Before it calls run_job, a script defines
@@ -61,7 +61,7 @@ pack_job() { # MODE JOB INITRAMFS
 	[[ $1 == shadow ]] || echo "kvm tdp_mmu $tdp_mmu" >"$out/job/expect"
 	echo "$vendor_module $nested_paging $paging" >>"$out/job/expect"
 	{
-		echo "export MODE=$1 RESULTS=/results SLOTZAP_AGAIN='$(again "$1")'"
+		echo "export MODE=$1 RESULTS=/results IOMMU=$IOMMU SLOTZAP_AGAIN='$(again "$1")'"
 		cat "$2"
 	} >"$out/job/run"
 	(cd "$out" && find job | sort | cpio --quiet -o -H newc --owner=0:0) | gzip -1 |

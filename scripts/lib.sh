@@ -163,6 +163,8 @@ choose MODES "tdp legacy shadow"
 choose FILTER ""
 choose PATCHES all
 choose ALL ""
+choose IOMMU coherent
+choose VFIO_DEVICE ""
 choose KDIR ""
 choose KSRC ""
 choose JOBS "$(nproc)"
@@ -176,6 +178,13 @@ check_variables() {
 	[[ $ON != nested ]] || own_vendor >/dev/null
 	one_of PATCHES "$PATCHES" all none
 	[[ -z $ALL ]] || one_of ALL "$ALL" 1
+	one_of IOMMU "$IOMMU" coherent noncoherent
+	[[ $IOMMU == coherent || $ON == svm ]] ||
+		die "IOMMU=$IOMMU is for the IOMMU of ON=svm, which is emulated; ON=$ON has its own, or none"
+	[[ -z $VFIO_DEVICE || $VFIO_DEVICE =~ ^([0-9a-f]{4}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$ ]] ||
+		die "VFIO_DEVICE=$VFIO_DEVICE: not a PCI address, as in 0000:01:00.0"
+	[[ -z $VFIO_DEVICE || $ON == host ]] ||
+		die "VFIO_DEVICE=$VFIO_DEVICE is for ON=host, whose device it is; ON=$ON has none, or its own"
 	for mode in $MODES; do
 		one_of MODES "$mode" tdp legacy shadow
 	done
@@ -292,6 +301,8 @@ again() { # MODE
 	local text="make check BASE=$BASE ON=$ON MODES=$1"
 	[[ $FLAVOUR == cloud ]] || text+=" FLAVOUR=$FLAVOUR"
 	[[ $PATCHES == all ]] || text+=" PATCHES=$PATCHES"
+	[[ $IOMMU == coherent ]] || text+=" IOMMU=$IOMMU"
+	[[ -z $VFIO_DEVICE ]] || text+=" VFIO_DEVICE=$VFIO_DEVICE"
 	[[ ${TCG_THREAD:-single} == single ]] || text="TCG_THREAD=$TCG_THREAD $text"
 	echo "$text"
 }
@@ -306,7 +317,7 @@ run_modes() { # JOB OUT-DIR [INITRAMFS]
 
 # A host for run_hosts.
 host_line() { # JOB OUT-DIR MODE [INITRAMFS]
-	echo "BASE=$BASE FLAVOUR=$FLAVOUR PATCHES=$PATCHES TCG_THREAD=${TCG_THREAD:-single}" \
+	echo "BASE=$BASE FLAVOUR=$FLAVOUR PATCHES=$PATCHES TCG_THREAD=${TCG_THREAD:-single} IOMMU=$IOMMU" \
 		"scripts/host-$ON $3 $1 $2 ${4:-$(host_folder)/initramfs.cpio.gz}"
 }
 

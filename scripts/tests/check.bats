@@ -26,7 +26,7 @@ setup() {
 		replace "scripts/host-$script" 'echo "$BASE ${0##*host-} $1 $4" >>hosts
 			mkdir -p "$3"
 			printf "1..1\nok 1 Theme.Test\n" >"$3/stdout.log"
-			echo "$TCG_THREAD: $(<"$2")" >"$3/job"
+			echo "$TCG_THREAD: $IOMMU: $(<"$2")" >"$3/job"
 			echo 0 >"$3/status"'
 	done
 	stand_in bats 'echo 1..1; echo ok 1'
@@ -45,8 +45,9 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	check -u BASE
 	[[ $status -eq 0 && $stderr == *"BASE: all of 9.9 9.10 (default)"* ]]
 	[[ $(parts) == "build-9.9 build-9.10 scripts unit series-9.9 series-9.10 style "* ]]
-	[[ $(parts) == *" style $(echo {9.9,9.10}-{svm,vmx}-{tdp,legacy,shadow})" ]]
-	[[ ${lines[1]} == 1..19 && ${lines[-1]} == "19 passed, 0 failed, 0 skipped" ]]
+	hosts=({9.9,9.10}{-svm-tdp,-svm-legacy,-svm-shadow,-vmx-tdp,-vmx-legacy,-vmx-shadow,.noncoherent-svm-tdp})
+	[[ $(parts) == *" style ${hosts[*]}" ]]
+	[[ ${lines[1]} == 1..21 && ${lines[-1]} == "21 passed, 0 failed, 0 skipped" ]]
 	[[ $output == *$'\n'"the matrix"$'\n'* ]]
 	[[ $(<build/results/series-9.10.ktap) == *"ok 1 - 9.10"* ]]
 	grep -qx '9.10 svm tdp build/9.10/initramfs.cpio.gz' hosts
@@ -58,8 +59,8 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 @test "with BASE, only that one" {
 	check BASE=9.10 MODES="tdp shadow"
 	[[ $status -eq 0 && $stderr == *'BASE="9.10" (given)'* ]]
-	[[ $(parts) == "build-9.10 scripts unit series-9.10 style $(echo 9.10-{svm,vmx}-{tdp,shadow})" ]]
-	[[ ${lines[1]} == 1..9 && $(sort -u built) == "9.10 all cloud" ]]
+	[[ $(parts) == "build-9.10 scripts unit series-9.10 style $(echo 9.10-{svm,vmx}-{tdp,shadow}) 9.10.noncoherent-svm-tdp" ]]
+	[[ ${lines[1]} == 1..10 && $(sort -u built) == "9.10 all cloud" ]]
 }
 
 @test "with FILTER, the suite on every base" {
@@ -86,12 +87,27 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 
 @test "with ALL=1, everything everywhere" {
 	check -u BASE ALL=1 MODES=tdp
-	[[ $(parts) == *" 9.9-svm-tdp 9.9-vmx-tdp 9.9.multi-svm-tdp 9.9.amd64-svm-tdp 9.10-svm-tdp "* ]]
+	[[ $(parts) == *" 9.9-svm-tdp 9.9-vmx-tdp 9.9.noncoherent-svm-tdp 9.9.multi-svm-tdp 9.9.amd64-svm-tdp "* ]]
+	[[ $(parts) == *" 9.9.amd64-svm-tdp 9.10-svm-tdp "* ]]
 	[[ $(parts) == *" 9.10.amd64-svm-tdp 9.10.unpatched-svm-tdp" && $(parts) != *9.9.unpatched* ]]
 	[[ $(<build/host/check/9.9-vmx-tdp/job) == *"--gtest_filter=\\* "* ]]
-	[[ $(<build/host/check/9.9.multi-svm-tdp/job) == "multi: "*Race*" --hold-vm" ]]
+	[[ $(<build/host/check/9.9.multi-svm-tdp/job) == "multi: coherent: "*Race*" --hold-vm" ]]
 	grep -qx '9.10 amd64' <(cut -d ' ' -f 1,3 built)
 	grep -qx '9.10 svm tdp build/9.10/amd64/initramfs.cpio.gz' hosts
+}
+
+@test "the tests of VFIO run behind a non-coherent IOMMU, too, in one mode or, with ALL=1, in each" {
+	check BASE=9.9 MODES="legacy shadow"
+	[[ $(parts) == *" 9.9-vmx-shadow 9.9.noncoherent-svm-legacy" ]]
+	[[ $(<build/host/check/9.9.noncoherent-svm-legacy/job) == "single: noncoherent: "*'--gtest_filter=\*Vfio\* '* ]]
+	[[ $(<build/host/check/9.9-svm-legacy/job) == "single: coherent: "* ]]
+	[[ $output == *"# again make check BASE=9.9 ON=svm MODES=legacy IOMMU=noncoherent FILTER="* ]]
+	check BASE=9.9 ALL=1 MODES="legacy shadow"
+	[[ $(parts) == *" 9.9.noncoherent-svm-legacy 9.9.noncoherent-svm-shadow "* ]]
+	check ON=svm IOMMU=noncoherent MODES=tdp
+	[[ $(parts) == "build-9.9 9.9-svm-tdp" ]]
+	[[ $(<build/host/check/9.9-svm-tdp/job) == "single: noncoherent: "* ]]
+	refuses "IOMMU=noncoherent takes ON=svm" -- make check IOMMU=noncoherent
 }
 
 @test "a thread per processor takes a VM that is held" {
@@ -109,7 +125,8 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	mkdir -p kernel/6.1 "$BATS_TEST_TMPDIR/headers/include/config"
 	touch kernel/6.1/series "$BATS_TEST_TMPDIR/headers/include/config/auto.conf"
 	check -u BASE MODES=tdp KDIR="$BATS_TEST_TMPDIR/headers"
-	[[ $stderr == *'BASE="6.1" (default)'* && $(parts) == *" 6.1-svm-tdp 6.1-vmx-tdp" ]]
+	[[ $stderr == *'BASE="6.1" (default)'* ]]
+	[[ $(parts) == *" 6.1-svm-tdp 6.1-vmx-tdp 6.1.noncoherent-svm-tdp" ]]
 	[[ $(sort -u built) == "6.1 all cloud" ]]
 }
 
@@ -126,5 +143,5 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	stand_in xargs "echo \"\$*\" >>pools; exec $(command -v xargs) \"\$@\""
 	check -u BASE JOBS=8
 	[[ $(grep -c -- --max-procs=2 pools) == 1 && $(grep -c -- --max-procs pools) == 1 ]]
-	[[ $(wc -l <hosts) == 12 ]]
+	[[ $(wc -l <hosts) == 14 ]]
 }

@@ -14,6 +14,7 @@ setup_copy() {
 	cp -r "$here/scripts" "$here/Makefile" "$copy/"
 	export PATH=$BATS_TEST_TMPDIR/bin:$PATH
 	unset BASE FLAVOUR ON MODES FILTER PATCHES ALL KSRC KDIR JOBS SLOTZAP_CALLED
+	unset IOMMU VFIO_DEVICE
 	unset GTEST_TOTAL_SHARDS GTEST_SHARD_INDEX TCG_THREAD
 	export BASE=9.9
 	stand_in dpkg-query 'echo install ok installed'

@@ -35,6 +35,15 @@ parameters() { (cd "$SYS_MODULE" && grep -r . -- */parameters | sort); }
 	[[ ! -e loaded && $(<out/stdout.log) == "Y Y" && $(<out/results/mode) == tdp && $(<out/status) == 0 ]]
 }
 
+@test "the device that the user gave reaches the job, and nothing is said of the IOMMU" {
+	echo 'echo "$VFIO_DEVICE,$IOMMU"; echo "$SLOTZAP_AGAIN"' >job
+	VFIO_DEVICE=0000:01:00.0 scripts/host-host tdp job out
+	[[ $(head -n 1 out/stdout.log) == "0000:01:00.0," ]]
+	[[ $(tail -n 1 out/stdout.log) == *" ON=host MODES=tdp VFIO_DEVICE=0000:01:00.0" ]]
+	scripts/host-host tdp job out
+	[[ $(head -n 1 out/stdout.log) == , ]]
+}
+
 @test "another mode is loaded, and what was before is restored" {
 	echo 70 >"$SYS_MODULE/kvm/parameters/halt"
 	local before

@@ -14,12 +14,18 @@ setup() {
 		echo "built $module" >"build/9.9/$module.ko"
 	done
 	echo "stock kvm" >"$lib/kvm.ko"
+	for module in vfio vfio_iommu_type1 vfio-pci-core vfio-pci; do
+		echo "signed $module" >"$lib/$module.ko"
+	done
 	stand_in modinfo 'case $2,$3 in
 		vermagic,*) echo "9.9.0-2-cloud-amd64 SMP" ;;
 		depends,*/kvm-amd.ko) echo kvm,ccp ;;
 		depends,*/kvm-intel.ko) echo kvm ;;
 		depends,*/kvm.ko) echo irqbypass ;;
 		depends,*/slotzap_test.ko) echo kvm ;;
+		depends,*/vfio_iommu_type1.ko) echo vfio ;;
+		depends,*/vfio-pci-core.ko) echo vfio,irqbypass ;;
+		depends,*/vfio-pci.ko) echo vfio-pci-core,vfio ;;
 		esac'
 	stand_in strip 'sed s/built/stripped/ "$4" >"$3"'
 }
@@ -38,6 +44,8 @@ unpack() {
 	[[ $(xargs <order) == "/modules/irqbypass.ko /modules/kvm.ko /modules/ccp.ko "'/modules/kvm-amd.ko /modules/kvm-intel.ko /modules/slotzap_test.ko' ]]
 	[[ $(<kvm.ko) == "stripped kvm" && $(<kvm-amd.ko) == "stripped kvm-amd" ]]
 	[[ $(<irqbypass.ko) == "signed irqbypass" && $(<ccp.ko) == "signed ccp" ]]
+	[[ $(xargs <order-vfio) == "/modules/vfio.ko /modules/vfio_iommu_type1.ko "'/modules/vfio-pci-core.ko /modules/vfio-pci.ko' ]]
+	[[ $(<vfio-pci.ko) == "signed vfio-pci" ]]
 }
 
 @test "an image whose modules are compressed" {

@@ -25,6 +25,16 @@ setup() { setup_copy; }
 	refuses "ALL=2: not known" "right values: 1" -- make check ALL=2
 }
 
+@test "a wrong IOMMU says what it should be, and where" {
+	refuses "IOMMU=no: not known" "right values: coherent noncoherent" -- make check IOMMU=no
+	refuses "IOMMU=noncoherent is for the IOMMU of ON=svm" -- make check IOMMU=noncoherent ON=vmx
+}
+
+@test "a wrong VFIO_DEVICE says what it should be, and where" {
+	refuses "VFIO_DEVICE=gpu: not a PCI address, as in 0000:01:00.0" -- make check ON=host VFIO_DEVICE=gpu
+	refuses "VFIO_DEVICE=01:00.0 is for ON=host" -- make check ON=svm VFIO_DEVICE=01:00.0
+}
+
 @test "a wrong MODES lists the right ones" {
 	refuses "MODES=fast: not known" "tdp legacy shadow" -- make run MODES="tdp fast"
 	refuses "MODES is empty" "tdp legacy shadow" -- env MODES=" " scripts/run
@@ -61,7 +71,7 @@ setup() { setup_copy; }
 	run --separate-stderr make BASE=9.9
 	[[ $status -eq 0 ]]
 	for word in run check matrix modules patch unpatch mutants clean distclean BASE=9.9 FLAVOUR=cloud \
-		ON=svm 'MODES="tdp legacy shadow"' FILTER= PATCHES=all ALL= KSRC= KDIR= JOBS=; do
+		ON=svm 'MODES="tdp legacy shadow"' FILTER= PATCHES=all IOMMU=coherent VFIO_DEVICE= ALL= KSRC= KDIR= JOBS=; do
 		[[ $output == *"$word"* ]]
 	done
 }

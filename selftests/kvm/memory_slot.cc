@@ -43,6 +43,30 @@ std::shared_ptr<GuestMemory> GuestMemory::TransparentHuge(uint64_t size) {
   return memory;
 }
 
+std::shared_ptr<GuestMemory> GuestMemory::Collapsible(uint64_t size) {
+  std::shared_ptr<GuestMemory> memory(new GuestMemory(Mapping::Anonymous(size, 2ull << 20)));
+  // Nor may the kernel join them by itself.
+  if (madvise(memory->data(), size, MADV_NOHUGEPAGE) != 0)
+    ThrowErrno("madvise " + SizeString(size) + " with MADV_NOHUGEPAGE");
+  memory->Populate();
+  return memory;
+}
+
+std::shared_ptr<GuestMemory> GuestMemory::OfDevice(Mapping mapping) {
+  return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping)));
+}
+
+int GuestMemory::TryCollapse() const {
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+  // It is refused where huge pages are.
+  Advise(0, size(), MADV_HUGEPAGE, "allow huge pages in ");
+  const int error = madvise(data(), size(), MADV_COLLAPSE) == 0 ? 0 : errno;
+  Advise(0, size(), MADV_NOHUGEPAGE, "forbid huge pages in ");
+  return error;
+}
+
 std::shared_ptr<GuestMemory> GuestMemory::Sparse(uint64_t size) {
   return std::shared_ptr<GuestMemory>(new GuestMemory(Mapping::Anonymous(size, 1ull << 30)));
 }

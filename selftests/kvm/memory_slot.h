@@ -34,6 +34,11 @@ class GuestMemory {
   // TransparentHugeBytes().
   static std::shared_ptr<GuestMemory> TransparentHuge(uint64_t size);
 
+  // Private anonymous memory, aligned to 2 MiB, in pages of 4 KiB, which TryCollapse() can join.
+  static std::shared_ptr<GuestMemory> Collapsible(uint64_t size);
+  // What a device has at one of its BARs, mapped by VFIO.
+  static std::shared_ptr<GuestMemory> OfDevice(Mapping mapping);
+
   uint64_t size() const { return mapping_.size(); }
   uint64_t address() const { return mapping_.address(); }
   std::byte* data() const { return mapping_.data(); }
@@ -42,6 +47,12 @@ class GuestMemory {
   uint64_t Load(uint64_t offset) const;
   void Store(uint64_t offset, uint64_t value) const;
   void Write(uint64_t offset, std::span<const std::byte> bytes) const;
+  std::span<const std::byte> bytes() const { return {data(), size()}; }
+
+  // madvise(MADV_COLLAPSE), since Linux 6.1: moves all to transparent huge pages.  Returns errno:
+  // if there are pages that the kernel may not move, because they are pinned, EINVAL, or, of late,
+  // EAGAIN.
+  int TryCollapse() const;
 
   // madvise(MADV_DONTNEED): unmaps pages from this process, and so from every guest.  What is in
   // the memory file stays.

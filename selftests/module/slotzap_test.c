@@ -400,6 +400,12 @@ static long slotzap_test_lock_stretches(struct slotzap_test *test, void __user *
 	return copy_to_user(to, &test->stretches, sizeof(test->stretches)) ? -EFAULT : 0;
 }
 
+static long slotzap_test_devices(struct slotzap_test *test)
+{
+	return (kvm_arch_has_assigned_device(test->kvm) ? SLOTZAP_TEST_HAS_DEVICE : 0) |
+	       (kvm_arch_has_noncoherent_dma(test->kvm) ? SLOTZAP_TEST_HAS_NONCOHERENT_DMA : 0);
+}
+
 static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 {
 	struct slotzap_test *test = filp->private_data;
@@ -428,6 +434,8 @@ static long slotzap_test_ioctl(struct file *filp, unsigned int cmd, unsigned lon
 		r = slotzap_test_watch_lock(test, arg);
 	else if (cmd == SLOTZAP_TEST_LOCK_STRETCHES)
 		r = slotzap_test_lock_stretches(test, (void __user *)arg);
+	else if (cmd == SLOTZAP_TEST_DEVICES)
+		r = slotzap_test_devices(test);
 	else
 		r = -ENOTTY;
 	mutex_unlock(&test->lock);

@@ -105,3 +105,13 @@ struct slotzap_test_lock_stretches {
 };
 
 #define SLOTZAP_TEST_LOCK_STRETCHES _IOR('Z', 9, struct slotzap_test_lock_stretches)
+
+/* What KVM makes of the devices that are assigned to the VM; returned by SLOTZAP_TEST_DEVICES. */
+enum slotzap_test_devices {
+	/* kvm_arch_has_assigned_device() */
+	SLOTZAP_TEST_HAS_DEVICE = 1,
+	/* kvm_arch_has_noncoherent_dma() */
+	SLOTZAP_TEST_HAS_NONCOHERENT_DMA = 2,
+};
+
+#define SLOTZAP_TEST_DEVICES _IO('Z', 10)

@@ -32,6 +32,10 @@ class TestDevice {
     SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_NONCOHERENT, static_cast<unsigned long>(on)).OrThrow();
   }
 
+  // Whether KVM knows of a device that is assigned to the VM, and of one whose DMA is not coherent.
+  bool HasAssignedDevice() const { return (Devices() & SLOTZAP_TEST_HAS_DEVICE) != 0; }
+  bool HasNoncoherentDma() const { return (Devices() & SLOTZAP_TEST_HAS_NONCOHERENT_DMA) != 0; }
+
   // From now on, counts the slots of which KVM tells its page-track clients that they go.
   // EOPNOTSUPP if this KVM has none.
   void WatchSlots() { TryWatchSlots().OrThrow(); }
@@ -76,6 +80,8 @@ class TestDevice {
   }
 
  private:
+  int Devices() const { return SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_DEVICES, 0).OrThrow(); }
+
   static constexpr char kPath[] = "/dev/" SLOTZAP_TEST_NAME;
   FileDescriptor fd_;
 };
