@@ -16,8 +16,8 @@ std::string ScratchFolder();
 // no disk to go to after that.
 std::string DirectIoUnavailable(const std::string& folder = ScratchFolder());
 
-// A file without a name, opened with O_DIRECT, of `size` zero bytes, which take space on the disk.
-// Throws std::system_error.
+// A file without a name, opened with O_DIRECT, of `size` zero bytes, a multiple of the page size,
+// which have their blocks on the disk.  Throws std::system_error.
 FileDescriptor DirectFile(uint64_t size, const std::string& folder = ScratchFolder());
 
 }  // namespace slotzap

@@ -114,7 +114,7 @@ class Blocks {
 };
 
 TEST_P(VmmMemory, BlocksArePluggedAndUnplugged) {
-  constexpr int kSteps = 150;
+  constexpr int kSteps = 100;
   TestVm vm(Config());
   Blocks blocks(vm);
   for (uint64_t i = 0; i < blocks.count(); i++) {
