@@ -121,7 +121,7 @@ clean_up() {
 		kill -KILL "$machine" 2>/dev/null || true
 		wait "$machine" 2>/dev/null || true
 	fi
-	[[ -z $out ]] || rm -rf "${out:?}"/{alive,initrd,boot}
+	[[ -z $out ]] || rm -rf "${out:?}"/{alive,initrd,boot,disk}
 }
 
 last_words() { echo "Last line: $(tail -qn 1 "$out/stdout.log" "$out/console.log" 2>/dev/null | grep -m 1 .)"; }

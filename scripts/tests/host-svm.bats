@@ -77,6 +77,29 @@ host() { scripts/host-svm tdp job out; }
 	grep -q 'IOMMU=noncoherent ' out/job/run
 }
 
+@test "memory and processors are on two nodes" {
+	fake_qemu 'exit 1'
+	MEMORY=1001 CPUS=3 run host
+	[[ $(grep -x -A 1 -e -smp arguments) == *3,sockets=3 && $(grep -x -A 1 -e -m arguments) == *1001 ]]
+	[[ $(grep -x -A 1 -e -object arguments | grep memory | xargs) == "memory-backend-ram,id=memory0,size=500M "'memory-backend-ram,id=memory1,size=501M' ]]
+	[[ $(grep -x -A 1 -e -numa arguments | grep node | xargs) == "node,nodeid=0,memdev=memory0,cpus=0-0 "'node,nodeid=1,memdev=memory1,cpus=1-2' ]]
+	grep -q 'numa_balancing=disable' arguments
+}
+
+@test "a host with one processor has one node" {
+	fake_qemu 'exit 1'
+	ICOUNT=1 run host
+	[[ $(grep -x -A 1 -e -smp arguments) == *1,sockets=1 ]]
+	run ! grep -x -e -numa arguments
+}
+
+@test "the disk is there while the host runs" {
+	fake_qemu 'stat -c %s out/disk >size; exit 1'
+	run host
+	[[ $(<size) == $((64 << 20)) && ! -e out/disk ]]
+	grep -qx 'file=out/disk,if=none,id=disk,format=raw,cache=unsafe' arguments
+}
+
 @test "a host that is silent is ended" {
 	fake_qemu 'say "booting"; echo $$ >pid; exec tail -f /dev/null'
 	export QUIET=2

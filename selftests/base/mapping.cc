@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "base/mapping.h"
 
+#include <fcntl.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -99,15 +100,31 @@ Mapping Mapping::MoveAway(uint64_t offset, uint64_t size) const {
   return place;
 }
 
+void Mapping::KeepFromChildren(uint64_t offset, uint64_t size) const {
+  CheckFits(offset, size);
+  if (madvise(data() + offset, size, MADV_DONTFORK) != 0)
+    ThrowErrno("madvise " + SizeString(size) + " with MADV_DONTFORK");
+}
+
 FileDescriptor MemoryFile(uint64_t size, Backing backing) {
   unsigned flags = MFD_CLOEXEC;
   if (backing == Backing::k2M) flags |= MFD_HUGETLB | MFD_HUGE_2MB;
   if (backing == Backing::k1G) flags |= MFD_HUGETLB | MFD_HUGE_1GB;
   FileDescriptor fd(memfd_create("slotzap", flags));
   if (!fd.valid()) ThrowErrno("memfd_create with pages of " + SizeString(BackingPageSize(backing)));
-  if (ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
-    ThrowErrno("ftruncate a memory file to " + SizeString(size));
+  ResizeFile(fd.get(), size);
   return fd;
+}
+
+void ResizeFile(int fd, uint64_t size) {
+  if (ftruncate(fd, static_cast<off_t>(size)) != 0)
+    ThrowErrno("ftruncate a memory file to " + SizeString(size));
+}
+
+void PunchHole(int fd, uint64_t offset, uint64_t size) {
+  if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(size)) != 0)
+    ThrowErrno("punch a hole of " + SizeString(size) + " at " + Hex(offset));
 }
 
 }  // namespace slotzap

@@ -39,6 +39,9 @@ class Mapping {
   // mremap(2) with MREMAP_DONTUNMAP: the pages turn up elsewhere, in what is returned, and private
   // anonymous memory reads as zero where they were.
   Mapping MoveAway(uint64_t offset, uint64_t size) const;
+  // madvise(MADV_DONTFORK): processes that are forked off from now on have nothing there, so that
+  // fork(2) leaves the memory alone.
+  void KeepFromChildren(uint64_t offset, uint64_t size) const;
 
   std::byte* data() const { return static_cast<std::byte*>(data_); }
   uint64_t size() const { return size_; }
@@ -79,5 +82,12 @@ constexpr uint64_t BackingPageSize(Backing backing) {
 // memfd_create(2) of `size` bytes.  Hugetlb pages come out of the machine's pool; if that has
 // too few, mapping the file throws.
 FileDescriptor MemoryFile(uint64_t size, Backing backing = Backing::k4K);
+
+// ftruncate(2): pages beyond the end are freed, and accesses there get SIGBUS, in the kernel
+// EFAULT.
+void ResizeFile(int fd, uint64_t size);
+// fallocate(2): the pages of [offset, offset + size) of such a file are freed, whoever has them
+// mapped, and read as zero.  Parts of pages are zeroed.  Throws std::system_error.
+void PunchHole(int fd, uint64_t offset, uint64_t size);
 
 }  // namespace slotzap

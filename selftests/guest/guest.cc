@@ -198,8 +198,8 @@ Outcome Guest::Fill(std::initializer_list<Pattern> patterns) {
   return RunUntilDone();
 }
 
-Outcome Guest::Verify(std::initializer_list<Pattern> patterns) {
-  PostRanges(Command::kVerify, {patterns.begin(), patterns.size()});
+Outcome Guest::VerifyAll(std::span<const Pattern> patterns) {
+  PostRanges(Command::kVerify, patterns);
   return RunUntilDone();
 }
 

@@ -85,7 +85,10 @@ class Guest {
   Outcome TouchRead(std::initializer_list<GpaRange> ranges) { return Touch(ranges, false); }
   Outcome TouchWrite(std::initializer_list<GpaRange> ranges) { return Touch(ranges, true); }
   Outcome Fill(std::initializer_list<Pattern> patterns);
-  Outcome Verify(std::initializer_list<Pattern> patterns);
+  Outcome Verify(std::initializer_list<Pattern> patterns) {
+    return VerifyAll({patterns.begin(), patterns.size()});
+  }
+  Outcome VerifyAll(std::span<const Pattern> patterns);
   Outcome Call(Gpa function);
   Outcome SetCr3(Gpa root);
   Outcome SetCacheDisable(bool on);

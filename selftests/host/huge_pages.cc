@@ -45,6 +45,13 @@ uint64_t FreeHugePages(uint64_t page_size, const std::string& root) {
   return free > promised ? free - promised : 0;
 }
 
+uint64_t FreeHugePagesOn(int node, uint64_t page_size, const std::string& root) {
+  const std::string directory =
+      PoolDirectory(page_size, root + "/node" + std::to_string(node) + "/hugepages");
+  if (!FileExists(directory)) return 0;
+  return std::stoull(ReadLine(directory + "/free_hugepages"));
+}
+
 HugePageReservation::HugePageReservation(uint64_t page_size, uint64_t count,
                                          const std::string& root)
     : pool_(PoolDirectory(page_size, root) + "/nr_hugepages") {

@@ -18,6 +18,11 @@ inline constexpr char kHugePagesRoot[] = "/sys/kernel/mm/hugepages";
 // has no pages of that size.
 uint64_t FreeHugePages(uint64_t page_size, const std::string& root = kHugePagesRoot);
 
+inline constexpr char kNodesRoot[] = "/sys/devices/system/node";
+
+// How many of those are free on a NUMA node, promised or not; 0 if there is no such node.
+uint64_t FreeHugePagesOn(int node, uint64_t page_size, const std::string& root = kNodesRoot);
+
 // Sees to it that `count` pages are free, as far as memory allows, while the object lives; then
 // restores the size of the pool.
 class HugePageReservation {

@@ -71,9 +71,9 @@ std::shared_ptr<GuestMemory> GuestMemory::Sparse(uint64_t size) {
   return std::shared_ptr<GuestMemory>(new GuestMemory(Mapping::Anonymous(size, 1ull << 30)));
 }
 
-std::shared_ptr<GuestMemory> GuestMemory::Unpopulated(uint64_t size) {
-  FileDescriptor file = MemoryFile(size);
-  Mapping mapping = Mapping::Shared(file.get(), size);
+std::shared_ptr<GuestMemory> GuestMemory::Unpopulated(uint64_t size, Backing backing) {
+  FileDescriptor file = MemoryFile(size, backing);
+  Mapping mapping = Mapping::Shared(file.get(), size, 0, BackingPageSize(backing));
   return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping), std::move(file)));
 }
 

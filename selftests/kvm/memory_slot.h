@@ -26,8 +26,9 @@ class GuestMemory {
   explicit GuestMemory(uint64_t size, Backing backing = Backing::k4K, uint64_t align = 0);
   // Address space that takes no memory until touched, for slots larger than the machine.
   static std::shared_ptr<GuestMemory> Sparse(uint64_t size);
-  // A memory file none of whose pages is allocated, for a test that decides when they come.
-  static std::shared_ptr<GuestMemory> Unpopulated(uint64_t size);
+  // A memory file none of whose pages is allocated, for a test that decides when they come, or
+  // where from.
+  static std::shared_ptr<GuestMemory> Unpopulated(uint64_t size, Backing backing = Backing::k4K);
   // Private anonymous memory, in pages of 4 KiB.
   static std::shared_ptr<GuestMemory> Anonymous(uint64_t size);
   // The same, aligned to 2 MiB, in transparent huge pages if the kernel has some: see
@@ -43,6 +44,8 @@ class GuestMemory {
   uint64_t address() const { return mapping_.address(); }
   std::byte* data() const { return mapping_.data(); }
   const Mapping& mapping() const { return mapping_; }
+  // The memory file, whose start is that of the mapping; -1 for anonymous memory.
+  int file() const { return file_.get(); }
   // The 8 bytes at `offset`, as a guest would see them.
   uint64_t Load(uint64_t offset) const;
   void Store(uint64_t offset, uint64_t value) const;

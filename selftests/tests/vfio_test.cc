@@ -17,13 +17,12 @@
 
 #include "base/event_fd.h"
 #include "host/page_flags.h"
-#include "host/vm_stat.h"
+#include "host/pins.h"
 #include "kvm/kvm_vfio.h"
 #include "oracle/interleaving.h"
 #include "tests/test_device.h"
 #include "vfio/edu.h"
 #include "vfio/memory_image.h"
-#include "vfio/pins.h"
 #include "vfio/vfio.h"
 
 namespace slotzap {
@@ -604,8 +603,7 @@ TEST_P(VfioPins, GoWithTheLastUser) {
                  : last == Last::kVm ? "VM last"
                                      : "kvm-vfio last");
     const uint64_t locked = LockedBytes();
-    RefreshVmStat();
-    const uint64_t pinned = PinnedPages();
+    const int64_t pinned = OutstandingPins();
     const auto memory = std::make_shared<GuestMemory>(kRamSize);
     FillMemory(*memory, {.start = kRam, .pages = kRamSize / kPageSize, .seed = kSeed});
     std::vector<uint64_t> frames;
@@ -614,8 +612,7 @@ TEST_P(VfioPins, GoWithTheLastUser) {
       EXPECT_EQ(FramesOf(*memory), frames) << when;
       // On other machines there may be others who pin pages meanwhile.
       if (!is_edu()) return;
-      RefreshVmStat();
-      EXPECT_EQ(PinnedPages(), pinned + (is_pinned ? kRamSize / kPageSize : 0)) << when;
+      EXPECT_EQ(OutstandingPins(), pinned + (is_pinned ? int64_t{kRamSize / kPageSize} : 0)) << when;
     };
     auto vm = std::make_unique<TestVm>(Config());
     auto assigned = std::make_unique<AssignedDevice>(pci());

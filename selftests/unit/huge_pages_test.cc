@@ -31,6 +31,13 @@ TEST_F(FakeHugePages, PromisedPagesAreNotFree) {
   EXPECT_EQ(FreeHugePages(1_GiB, dir_.path()), 0u);
 }
 
+TEST_F(FakeHugePages, OfANode) {
+  dir_.Write("node1/hugepages/hugepages-2048kB/free_hugepages", "5\n");
+  EXPECT_EQ(FreeHugePagesOn(1, 2_MiB, dir_.path()), 5u);
+  EXPECT_EQ(FreeHugePagesOn(0, 2_MiB, dir_.path()), 0u);
+  EXPECT_EQ(FreeHugePagesOn(1, 1_GiB, dir_.path()), 0u);
+}
+
 TEST_F(FakeHugePages, TheLackingPagesAreAddedAndTakenBack) {
   {
     const HugePageReservation reservation(2_MiB, 16, dir_.path());

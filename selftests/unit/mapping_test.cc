@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/range.h"
+#include "host/forked_process.h"
 
 namespace slotzap {
 namespace {
@@ -87,6 +88,29 @@ TEST(Mapping, ProtectsAndUnmapsParts) {
   mapping.UnmapPart(8_KiB, 4_KiB);
   EXPECT_EQ(write_from(8_KiB), -1);
   EXPECT_EQ(write_from(4_KiB), 8);
+}
+
+TEST(Mapping, APunchedHoleIsZeroForAll) {
+  const FileDescriptor file = MemoryFile(12_KiB);
+  const Mapping one = Mapping::Shared(file.get(), 12_KiB);
+  const Mapping other = Mapping::Shared(file.get(), 12_KiB);
+  for (uint64_t offset = 0; offset < 12_KiB; offset += 8) *one.at<uint64_t>(offset) = 7;
+  PunchHole(file.get(), 4_KiB, 4_KiB);
+  EXPECT_EQ(*other.at<uint64_t>(4_KiB - 8), 7u);
+  EXPECT_EQ(*one.at<uint64_t>(4_KiB), 0u);
+  EXPECT_EQ(*other.at<uint64_t>(8_KiB - 8), 0u);
+  EXPECT_EQ(*other.at<uint64_t>(8_KiB), 7u);
+  EXPECT_THROW(PunchHole(-1, 0, 4_KiB), std::system_error);
+}
+
+TEST(Mapping, KeptFromChildren) {
+  const Mapping mapping = Mapping::Anonymous(8_KiB);
+  mapping.KeepFromChildren(4_KiB, 4_KiB);
+  ForkedProcess child([&](uint64_t offset) -> uint64_t {
+    return msync(mapping.data() + offset, 4_KiB, MS_ASYNC) == 0 ? 1 : 0;
+  });
+  EXPECT_EQ(child.Do(0), 1u);
+  EXPECT_EQ(child.Do(4_KiB), 0u) << "nothing is mapped there";
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include "vfio/pins.h"
+#include "host/pins.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -7,34 +7,40 @@
 #include <stdexcept>
 
 #include "base/mapping.h"
+#include "base/range.h"
+#include "host/io_ring.h"
 #include "unit/temp_dir.h"
 
 namespace slotzap {
 namespace {
 
-TEST(LockedBytes, AreThoseOfTheStatusFile) {
+TEST(PinsTest, ReadsWhatIsAccounted) {
   const TempDir dir;
-  EXPECT_EQ(
-      LockedBytes(dir.Write("status", "VmPeak:\t 900 kB\nVmLck:\t   2048 kB\nVmPin:\t 4 kB\n")),
-      2048u << 10);
-  EXPECT_THROW(LockedBytes(dir.Write("empty", "VmPeak:\t 900 kB\n")), std::runtime_error);
+  EXPECT_EQ(PinnedBytes(dir.Write("status", "Name:\tx\nVmLck:\t 4 kB\nVmPin:\t     128 kB\n")),
+            128u << 10);
+  EXPECT_EQ(LockedBytes(dir.path() + "/status"), 4u << 10);
+  EXPECT_THROW(PinnedBytes(dir.Write("status", "Name:\tx\n")), std::runtime_error);
+  EXPECT_THROW(LockedBytes(dir.path() + "/status"), std::runtime_error);
 }
 
-TEST(LockedBytes, GrowWithMemoryThatIsLocked) {
+TEST(PinsTest, LockedMemoryIsAccounted) {
   const uint64_t before = LockedBytes();
-  const Mapping memory = Mapping::Anonymous(8192);
-  ASSERT_EQ(mlock(memory.data(), 4096), 0);
-  EXPECT_EQ(LockedBytes(), before + 4096);
-  ASSERT_EQ(munlock(memory.data(), 4096), 0);
+  const Mapping memory = Mapping::Anonymous(2 * kPageSize);
+  ASSERT_EQ(mlock(memory.data(), kPageSize), 0);
+  EXPECT_EQ(LockedBytes(), before + kPageSize);
+  ASSERT_EQ(munlock(memory.data(), kPageSize), 0);
   EXPECT_EQ(LockedBytes(), before);
 }
 
-TEST(PinnedPages, AreWhatWasNotLetGo) {
-  const TempDir dir;
-  EXPECT_EQ(
-      PinnedPages(dir.Write("vmstat", "nr_foll_pin_acquired 700\nnr_foll_pin_released 643\n")),
-      57u);
-  EXPECT_THROW(PinnedPages(dir.Write("none", "nr_free_pages 1\n")), std::runtime_error);
+TEST(PinsTest, RegisteredBuffersArePinned) {
+  if (const std::string reason = IoRing::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  const Mapping memory = Mapping::Anonymous(4 * kPageSize);
+  const uint64_t before = PinnedBytes();
+  IoRing ring;
+  ring.RegisterBuffers({{memory.address(), 3 * kPageSize}});
+  EXPECT_EQ(PinnedBytes(), before + 3 * kPageSize);
+  ring.UnregisterBuffers();
+  EXPECT_EQ(PinnedBytes(), before);
 }
 
 }  // namespace
