@@ -66,17 +66,6 @@ host() { scripts/host-svm tdp job out; }
 	TCG_THREAD=both refuses "TCG_THREAD=both: not known; right values: single multi" -- host
 }
 
-@test "there is a device to assign, behind the IOMMU that was asked for" {
-	fake_qemu 'exit 1'
-	run host
-	grep -qx 'intel-iommu,intremap=on,snoop-control=on' arguments
-	grep -qx edu arguments
-	grep -q 'IOMMU=coherent ' out/job/run
-	IOMMU=noncoherent run host
-	grep -qx 'intel-iommu,intremap=on,snoop-control=off' arguments
-	grep -q 'IOMMU=noncoherent ' out/job/run
-}
-
 @test "a host that is silent is ended" {
 	fake_qemu 'say "booting"; echo $$ >pid; exec tail -f /dev/null'
 	export QUIET=2
@@ -124,4 +113,15 @@ host() { scripts/host-svm tdp job out; }
 	kill -TERM "$pid"
 	wait "$pid" || true
 	run ! kill -0 "$qemu"
+}
+
+@test "there is a device to assign, behind the IOMMU that was asked for" {
+	fake_qemu 'exit 1'
+	run host
+	grep -qx 'intel-iommu,intremap=on,snoop-control=on' arguments
+	grep -qx edu arguments
+	grep -q 'IOMMU=coherent ' out/job/run
+	IOMMU=noncoherent run host
+	grep -qx 'intel-iommu,intremap=on,snoop-control=off' arguments
+	grep -q 'IOMMU=noncoherent ' out/job/run
 }

@@ -21,9 +21,9 @@
 #include "kvm/kvm_vfio.h"
 #include "oracle/interleaving.h"
 #include "tests/test_device.h"
+#include "vfio/accounting.h"
 #include "vfio/edu.h"
 #include "vfio/memory_image.h"
-#include "vfio/pins.h"
 #include "vfio/vfio.h"
 
 namespace slotzap {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#include "vfio/pins.h"
+#include "vfio/accounting.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
