@@ -33,7 +33,7 @@ T Receive(int fd) {
 
 }  // namespace
 
-ForkedProcess::ForkedProcess(std::function<uint64_t(uint64_t)> serve) {
+ForkedProcess::ForkedProcess(const std::function<uint64_t(uint64_t)>& serve) {
   Channel channel = Channel::Stream();
   pid_ = fork();
   if (pid_ < 0) ThrowErrno("fork");

@@ -19,7 +19,7 @@ class ForkedProcess {
  public:
   // In the child, `serve` is called for each Do(), with its argument.  It should neither print nor
   // allocate much, as the child was made while other threads may have been about to.
-  explicit ForkedProcess(std::function<uint64_t(uint64_t)> serve);
+  explicit ForkedProcess(const std::function<uint64_t(uint64_t)>& serve);
   ForkedProcess(const ForkedProcess&) = delete;
   ForkedProcess& operator=(const ForkedProcess&) = delete;
   ~ForkedProcess() { End(); }

@@ -54,6 +54,7 @@ IoRing::~IoRing() { io_uring_queue_exit(ring_.get()); }
 
 std::error_code IoRing::TryRegisterBuffers(const std::vector<IoBuffer>& buffers) {
   std::vector<iovec> vectors;
+  vectors.reserve(buffers.size());
   for (const IoBuffer& buffer : buffers)
     vectors.push_back({.iov_base = Pointer(buffer.address), .iov_len = buffer.size});
   return Error(io_uring_register_buffers(ring_.get(), vectors.data(),

@@ -280,7 +280,7 @@ TEST_P(IoUring, LinkedRequests) {
     scene.contents.Fill(3, 2, kData);
     scene.contents.Fill(40, 2, kData);
     WriteAll(in.writer.get(), scene.contents.Bytes(3, 2));
-    for (const uint64_t tag : {1, 2, 3}) EXPECT_EQ(ring.Wait(), Done(tag, 2 * kPageSize));
+    for (const uint64_t tag : {1u, 2u, 3u}) EXPECT_EQ(ring.Wait(), Done(tag, 2 * kPageSize));
     scene.ExpectGone();
     absence.come_back(scene.slot);
     scene.ExpectContents();
@@ -441,22 +441,23 @@ TEST_P(IoUring, MultishotReceiveToProvidedBuffers) {
   scene.contents.Store(scene.slot.memory());
   IoRing ring;
   ring.RegisterProvidedBuffers(scene.Part(kRingPage, 1).address, kBuffers);
-  for (uint16_t id = 0; id < kBuffers; id++) ring.Provide(scene.Part(id * 2, 1), id);
+  for (uint16_t id = 0; id < kBuffers; id++) ring.Provide(scene.Part(uint64_t{id} * 2, 1), id);
   Channel messages = Channel::Messages();
   ring.ReceiveMultishot(100, messages.reader.get());
   ring.Submit();
   for (uint16_t id = 0; id + 1 < kBuffers; id++) {
+    const uint64_t page = uint64_t{id} * 2;
     const unsigned state = id % 3;  // there, deleted, moved
     if (state != 0) kAbsences[state - 1].leave(scene.slot);
     ASSERT_EQ(ring.Take(), std::nullopt);
-    scene.contents.Fill(id * 2u, 1, kData + id);
-    WriteAll(messages.writer.get(), scene.contents.Bytes(id * 2u, 1));
+    scene.contents.Fill(page, 1, kData + id);
+    WriteAll(messages.writer.get(), scene.contents.Bytes(page, 1));
     const Completion completion = ring.Wait();
     EXPECT_EQ(completion,
               (Completion{.tag = 100, .result = int{kPageSize}, .more = true, .provided = id}));
     if (state != 0) kAbsences[state - 1].come_back(scene.slot);
     EXPECT_THAT(
-        vm.guest().Verify({{.range = {scene.slot.page(id * 2), kPageSize}, .seed = kData + id}}),
+        vm.guest().Verify({{.range = {kGpa + page * kPageSize, kPageSize}, .seed = kData + id}}),
         SeesPattern());
   }
   // The ring itself is memory of the guest as any other: its first entry is the first buffer.

@@ -250,7 +250,7 @@ TEST_P(SharedMemory, WithAnotherProcess) {
     TestVm vm(Config());
     Shared shared(vm, backing);
     for (uint32_t round = 0; round < 4; round++) {
-      const uint64_t page = round * 7;
+      const uint64_t page = uint64_t{round} * 7;
       shared.WriteByBackend(page, 100 + round);
       shared.WriteByGuest(page + 1, 200 + round);
       EXPECT_TRUE(shared.backend.Sees(page + 1, 200 + round));
