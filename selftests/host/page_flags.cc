@@ -49,6 +49,13 @@ uint64_t PageFlags::FrameAt(uint64_t address) const {
   return entry & kFrame;
 }
 
+std::vector<uint64_t> PageFlags::FramesOf(std::span<const std::byte> pages) const {
+  std::vector<uint64_t> frames;
+  for (size_t offset = 0; offset < pages.size(); offset += kPageSize)
+    frames.push_back(FrameOf(pages.data() + offset));
+  return frames;
+}
+
 uint64_t PageFlags::Of(uint64_t frame) const {
   return ReadEntry(proc_root_ + "/kpageflags", frame);
 }

@@ -3,8 +3,11 @@
 // (Documentation/admin-guide/mm/pagemap.rst).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace slotzap {
 
@@ -27,6 +30,8 @@ class PageFlags {
     return FrameAt(reinterpret_cast<uint64_t>(address));
   }
   uint64_t FrameAt(uint64_t address) const;
+  // The page frames behind whole pages, in their order.
+  std::vector<uint64_t> FramesOf(std::span<const std::byte> pages) const;
 
   // The frame's flags, and whether it is dirty.
   uint64_t Of(uint64_t frame) const;

@@ -105,14 +105,6 @@ class IoUring : public SlotTest {
     MemorySlot other;
     PageContents contents{kPages, kSeed};
   };
-
-  static std::vector<uint64_t> FramesOf(const GuestMemory& memory) {
-    const PageFlags flags;
-    std::vector<uint64_t> frames;
-    for (uint64_t offset = 0; offset < memory.size(); offset += kPageSize)
-      frames.push_back(flags.FrameOf(memory.data() + offset));
-    return frames;
-  }
 };
 
 // What a request says that is done with so many bytes, or failed with minus an errno.
@@ -510,7 +502,7 @@ TEST_P(IoUring, PinsOutliveTheSlot) {
   if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   TestVm vm(Config());
   Scene scene(vm, slot_zap_all());
-  const std::vector<uint64_t> frames = FramesOf(scene.slot.memory());
+  const std::vector<uint64_t> frames = PageFlags().FramesOf(scene.slot.memory().bytes());
   const uint64_t bytes = PinnedBytes();
   const int64_t pins = OutstandingPins();
   IoRing ring;
@@ -518,7 +510,7 @@ TEST_P(IoUring, PinsOutliveTheSlot) {
   const auto expect_pinned = [&](const char* when) {
     EXPECT_EQ(PinnedBytes(), bytes + kSize) << when;
     EXPECT_EQ(OutstandingPins(), pins + int64_t{kPages}) << when;
-    EXPECT_EQ(FramesOf(scene.slot.memory()), frames) << when;
+    EXPECT_EQ(PageFlags().FramesOf(scene.slot.memory().bytes()), frames) << when;
   };
   expect_pinned("registered");
   for (int round = 0; round < 3; round++) {

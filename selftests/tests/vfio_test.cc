@@ -87,14 +87,6 @@ class VfioTest : public SlotTest {
   const PciDevice& pci() const { return pci_; }
   bool is_edu() const { return Edu::Drives(pci_); }
 
-  static std::vector<uint64_t> FramesOf(const GuestMemory& memory) {
-    const PageFlags flags;
-    std::vector<uint64_t> frames;
-    for (uint64_t offset = 0; offset < memory.size(); offset += kPageSize)
-      frames.push_back(flags.FrameOf(memory.data() + offset));
-    return frames;
-  }
-
   // What was zapped when `slot` went, and what it cost `others`, which are all mapped.
   template <typename Update>
   void ExpectPrecise(TestVm& vm, const GpaRange& slot, const std::vector<GpaRange>& others,
@@ -567,11 +559,11 @@ TEST_P(VfioPins, StayWhateverBecomesOfTheSlot) {
   const uint32_t left = vm.container().MappingsLeft();
 
   vm.container().MapDma(kRam, memory->address(), kSize);
-  const std::vector<uint64_t> frames = FramesOf(*memory);
+  const std::vector<uint64_t> frames = PageFlags().FramesOf(memory->bytes());
   const auto expect_pinned = [&](const std::string& when) {
     EXPECT_EQ(LockedBytes(), locked + kSize) << when;
     EXPECT_THAT(memory->TryCollapse(), AnyOf(EAGAIN, EINVAL)) << "pages could be moved " << when;
-    EXPECT_EQ(FramesOf(*memory), frames) << when;
+    EXPECT_EQ(PageFlags().FramesOf(memory->bytes()), frames) << when;
   };
   expect_pinned("at first");
   ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
@@ -590,7 +582,7 @@ TEST_P(VfioPins, StayWhateverBecomesOfTheSlot) {
   EXPECT_EQ(LockedBytes(), locked);
   EXPECT_EQ(vm.container().MappingsLeft(), left);
   EXPECT_EQ(memory->TryCollapse(), 0) << "something still pins the pages";
-  EXPECT_NE(FramesOf(*memory), frames);
+  EXPECT_NE(PageFlags().FramesOf(memory->bytes()), frames);
   EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kSeed)}), SeesPattern());
 }
 
@@ -609,10 +601,11 @@ TEST_P(VfioPins, GoWithTheLastUser) {
     std::vector<uint64_t> frames;
     const auto expect_pinned = [&](bool is_pinned, const char* when) {
       EXPECT_EQ(LockedBytes(), locked + (is_pinned ? kRamSize : 0)) << when;
-      EXPECT_EQ(FramesOf(*memory), frames) << when;
+      EXPECT_EQ(PageFlags().FramesOf(memory->bytes()), frames) << when;
       // On other machines there may be others who pin pages meanwhile.
       if (!is_edu()) return;
-      EXPECT_EQ(OutstandingPins(), pinned + (is_pinned ? int64_t{kRamSize / kPageSize} : 0)) << when;
+      EXPECT_EQ(OutstandingPins(), pinned + (is_pinned ? int64_t{kRamSize / kPageSize} : 0))
+          << when;
     };
     auto vm = std::make_unique<TestVm>(Config());
     auto assigned = std::make_unique<AssignedDevice>(pci());
@@ -620,7 +613,7 @@ TEST_P(VfioPins, GoWithTheLastUser) {
     kvm_vfio->AddGroup(assigned->group.fd());
     MemorySlot slot = vm->vm().AddSlot({.gpa = kRam, .memory = memory});
     assigned->container.MapDma(kRam, memory->address(), kRamSize);
-    frames = FramesOf(*memory);
+    frames = PageFlags().FramesOf(memory->bytes());
     const Pattern pattern = PatternOf(slot, kSeed);
     ASSERT_THAT(vm->guest().Verify({pattern}), SeesPattern());
     expect_pinned(true, "when the VM runs");

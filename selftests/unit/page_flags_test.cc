@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
 
+#include "base/mapping.h"
+#include "base/range.h"
 #include "unit/temp_dir.h"
 
 namespace slotzap {
@@ -34,6 +37,17 @@ TEST_F(FakePageFlags, FindsTheFrameAndItsFlags) {
   EXPECT_EQ(flags.FrameAt(0x1ff8), 2u);
   EXPECT_EQ(flags.Of(2), PageFlags::kDirty | 1u << 3);
   EXPECT_EQ(flags.Of(1), 0u);
+}
+
+TEST(PageFlagsTest, FramesOfThisProcess) {
+  if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  const Mapping memory = Mapping::Anonymous(3 * kPageSize);
+  std::fill_n(memory.data(), memory.size(), std::byte{1});
+  const PageFlags flags;
+  const std::vector<uint64_t> frames = flags.FramesOf({memory.data() + kPageSize, 2 * kPageSize});
+  ASSERT_EQ(frames.size(), 2u);
+  EXPECT_EQ(frames[0], flags.FrameOf(memory.data() + kPageSize));
+  EXPECT_EQ(frames[1], flags.FrameOf(memory.data() + 2 * kPageSize));
 }
 
 TEST_F(FakePageFlags, SaysWhatIsNotThere) {
