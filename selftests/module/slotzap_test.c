@@ -16,8 +16,10 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/preempt.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 
@@ -43,10 +45,16 @@ struct slotzap_test {
 	struct kretprobe lock_probe;
 	struct kretprobe read_lock_probe;
 	struct kprobe unlock_probe;
+	struct kprobe irq_probe;
+	struct kretprobe irq_end_probe;
 	bool watching_lock;
 	/* Written by who holds mmu_lock for write. */
 	struct slotzap_test_lock_stretches stretches;
 	u64 locked_at;
+	int locked_cpu;
+	/* Written by interrupts on that processor, as long as the lock is held. */
+	u64 irq_at;
+	u64 irq_ns;
 };
 
 static long slotzap_test_attach(struct slotzap_test *test, int fd)
@@ -306,6 +314,9 @@ static int slotzap_test_locked(struct kretprobe_instance *ri, struct pt_regs *re
 	/* Neither an interrupt nor preemption takes this back as long as the lock is held. */
 	set_tsk_need_resched(current);
 	set_preempt_need_resched();
+	test->locked_cpu = raw_smp_processor_id();
+	test->irq_at = 0;
+	test->irq_ns = 0;
 	test->locked_at = ktime_get_mono_fast_ns();
 	return 0;
 }
@@ -340,11 +351,37 @@ static int slotzap_test_unlock(struct kprobe *probe, struct pt_regs *regs)
 	if (!test->locked_at)
 		return 0;
 
-	held = ktime_get_mono_fast_ns() - test->locked_at;
+	held = ktime_get_mono_fast_ns() - test->locked_at - test->irq_ns;
 	stretches->count++;
 	stretches->total_ns += held;
 	stretches->longest_ns = max(stretches->longest_ns, held);
 	test->locked_at = 0;
+	return 0;
+}
+
+/*
+ * At the beginning of irq_enter_rcu(), and at the end of irq_exit_rcu(), which runs softirqs: what
+ * interrupts whoever holds the lock is none of KVM's time.  One may interrupt softirqs, too.
+ */
+static int slotzap_test_irq(struct kprobe *probe, struct pt_regs *regs)
+{
+	struct slotzap_test *test = container_of(probe, struct slotzap_test, irq_probe);
+
+	if (test->locked_at && test->locked_cpu == raw_smp_processor_id() && !test->irq_at)
+		test->irq_at = ktime_get_mono_fast_ns();
+	return 0;
+}
+
+static int slotzap_test_irq_end(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = container_of(get_kretprobe(ri), struct slotzap_test,
+						 irq_end_probe);
+
+	if (test->irq_at && test->locked_cpu == raw_smp_processor_id() &&
+	    !in_serving_softirq()) {
+		test->irq_ns += ktime_get_mono_fast_ns() - test->irq_at;
+		test->irq_at = 0;
+	}
 	return 0;
 }
 
@@ -356,6 +393,8 @@ static void slotzap_test_unwatch_lock(struct slotzap_test *test)
 	unregister_kprobe(&test->unlock_probe);
 	unregister_kretprobe(&test->read_lock_probe);
 	unregister_kretprobe(&test->lock_probe);
+	unregister_kretprobe(&test->irq_end_probe);
+	unregister_kprobe(&test->irq_probe);
 	test->watching_lock = false;
 }
 
@@ -376,23 +415,41 @@ static long slotzap_test_watch_lock(struct slotzap_test *test, bool on)
 	memset(&test->unlock_probe, 0, sizeof(test->unlock_probe));
 	test->unlock_probe.symbol_name = "_raw_write_unlock";
 	test->unlock_probe.pre_handler = slotzap_test_unlock;
+	memset(&test->irq_probe, 0, sizeof(test->irq_probe));
+	test->irq_probe.symbol_name = "irq_enter_rcu";
+	test->irq_probe.pre_handler = slotzap_test_irq;
+	memset(&test->irq_end_probe, 0, sizeof(test->irq_end_probe));
+	test->irq_end_probe.kp.symbol_name = "irq_exit_rcu";
+	test->irq_end_probe.handler = slotzap_test_irq_end;
 	memset(&test->stretches, 0, sizeof(test->stretches));
 	test->locked_at = 0;
+	if (register_kprobe(&test->irq_probe))
+		return -EOPNOTSUPP;
+
+	if (register_kretprobe(&test->irq_end_probe))
+		goto no_irq_end;
+
 	if (register_kretprobe(&test->lock_probe))
-		return -EOPNOTSUPP;
+		goto no_lock;
 
-	if (register_kretprobe(&test->read_lock_probe)) {
-		unregister_kretprobe(&test->lock_probe);
-		return -EOPNOTSUPP;
-	}
+	if (register_kretprobe(&test->read_lock_probe))
+		goto no_read_lock;
 
-	if (register_kprobe(&test->unlock_probe)) {
-		unregister_kretprobe(&test->read_lock_probe);
-		unregister_kretprobe(&test->lock_probe);
-		return -EOPNOTSUPP;
-	}
+	if (register_kprobe(&test->unlock_probe))
+		goto no_unlock;
+
 	test->watching_lock = true;
 	return 0;
+
+no_unlock:
+	unregister_kretprobe(&test->read_lock_probe);
+no_read_lock:
+	unregister_kretprobe(&test->lock_probe);
+no_lock:
+	unregister_kretprobe(&test->irq_end_probe);
+no_irq_end:
+	unregister_kprobe(&test->irq_probe);
+	return -EOPNOTSUPP;
 }
 
 static long slotzap_test_lock_stretches(struct slotzap_test *test, void __user *to)

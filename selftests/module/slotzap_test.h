@@ -88,7 +88,8 @@ enum slotzap_test_hold_state {
  * The stretches for which the VM's mmu_lock is held for write while KVM has every reason to give
  * it up: from now on, whoever takes it, be it for read, finds that it should be rescheduled, so
  * that each place where KVM looks whether to yield is one where it does.  No vCPU should run
- * meanwhile: a stretch is timed from the lock's being had to its being released.  What comes after
+ * meanwhile: a stretch is timed from the lock's being had to its being released, without the
+ * interrupts that come in between.  What comes after
  * the first SLOTZAP_TEST_LOCK_STRETCHES_MAX of them is left alone.  The argument is 1 to begin,
  * which forgets what was before, and 0 to end.  Fails with EOPNOTSUPP if the kernel's locks can't
  * be probed.
