@@ -11,7 +11,8 @@ namespace slotzap {
 // buffers are (io_account_mem()).
 uint64_t PinnedBytes(const std::string& status = "/proc/self/status");
 
-// This process's locked memory, in bytes, to which VFIO adds what it pins (vfio_lock_acct()): VmLck.
+// This process's locked memory, in bytes, to which VFIO adds what it pins (vfio_lock_acct()):
+// VmLck.
 uint64_t LockedBytes(const std::string& status = "/proc/self/status");
 
 // Pins of the whole machine that were not given back: nr_foll_pin_acquired - nr_foll_pin_released

@@ -63,8 +63,8 @@ struct CreatedPage {
 };
 std::optional<CreatedPage> DecodeCreatedPage(const TraceEvent& event);
 
-// kvmmmu:kvm_mmu_set_spte: a page fault installed an SPTE, in any MMU.  The SPTE may be a huge page's,
-// or an MMIO SPTE.
+// kvmmmu:kvm_mmu_set_spte: a page fault installed an SPTE, in any MMU.  The SPTE may be a huge
+// page's, or an MMIO SPTE.
 struct InstalledSpte {
   uint64_t gfn = 0;  // in the legacy and the shadow MMU the one that faulted
   uint64_t spte = 0;

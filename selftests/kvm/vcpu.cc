@@ -41,7 +41,7 @@ KvmStatus Vcpu::TrySetMsr(uint32_t index, uint64_t value) {
   static_assert(sizeof(msrs) == sizeof(kvm_msrs) + sizeof(kvm_msr_entry));
   const std::string what =
       "vCPU " + std::to_string(id_) + ", MSR " + Hex(index) + ", " + Hex(value);
-  const KvmStatus status = SLOTZAP_IOCTL(fd_.get(), KVM_SET_MSRS, &msrs, what);
+  KvmStatus status = SLOTZAP_IOCTL(fd_.get(), KVM_SET_MSRS, &msrs, what);
   // How many were set.
   if (status.error() == 0 && status.value() == 0)
     return {"KVM_SET_MSRS(" + what + "): refused", -1, EINVAL};
