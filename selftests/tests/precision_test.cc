@@ -7,6 +7,7 @@
 #include <set>
 
 #include "harness/main.h"
+#include "harness/progress.h"
 #include "tests/nx_huge_pages.h"
 #include "tests/slot_test.h"
 
@@ -289,7 +290,9 @@ TEST_P(PrecisionLeafOnly, MmioGenerationWrapZapsEverything) {
 
   uint64_t updates = 0;
   bool wrapped = false;
+  Progress progress("updates", kUpdatesToWrap);
   while (!wrapped && updates < kUpdatesToWrap) {
+    progress.Reached(updates);
     for (int i = 0; i < 256; i++, updates++) {
       other.Delete();
       other.Add();

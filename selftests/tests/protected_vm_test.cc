@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "harness/main.h"
+#include "harness/progress.h"
 #include "oracle/spt_order.h"
 #include "tests/nx_huge_pages.h"
 #include "tests/test_device.h"
@@ -508,7 +509,9 @@ TEST_P(ProtectedMmioGeneration, WrapZapsMmioSptesOnly) {
   MemorySlot other = vm_->AddSlot(4_GiB, 4_KiB);
   const Leaves before = PresentLeaves(vm_->vm().stats().Read());
   watch_->Begin();
+  Progress progress("updates", kUpdatesToWrap);
   for (uint64_t update = 0; update < kUpdatesToWrap; update++) {
+    progress.Reached(update);
     other.Delete();
     other.Add();
   }
