@@ -145,6 +145,29 @@ TEST_P(DeleteCostLock, ItFlushesBeforeItYields) {
   EXPECT_GE(flushes, victim.range().size / 2_MiB) << kPrecision;
 }
 
+// To zap a shadow page, for the slot leaves nothing in it, takes longer than any other step: no
+// more than a few of them are zapped until whoever waits gets mmu_lock.
+TEST_P(DeleteCostLock, AShadowPageIsManySteps) {
+  if (slot_zap_all()) GTEST_SKIP() << "zapping everything counts on its own terms";
+  if (CurrentMmuMode() != MmuMode::kLegacy) {
+    GTEST_SKIP() << "only the legacy MMU has shadow pages that are empty without the slot, and "
+                    "zaps them with mmu_lock held for write";
+  }
+  constexpr uint64_t kShadowPages = 128;
+  TestVm vm(Config());
+  const auto stretches = [&vm](uint64_t touched) {
+    MemorySlot victim = vm.vm().AddSlot({.gpa = kVictim, .memory = GuestMemory::Sparse(1_GiB)});
+    for (uint64_t i = 0; i < touched; ++i) {
+      EXPECT_THAT(vm.guest().TouchWrite({{kVictim + i * 2_MiB, kPageSize}}), Succeeds());
+    }
+    return DeleteWatched(vm, victim).count;
+  };
+  const uint64_t untouched = stretches(0);
+  const uint64_t touched = stretches(kShadowPages);
+  EXPECT_GE(touched, untouched + kShadowPages / 8)
+      << kPrecision << kShadowPages << " shadow pages more to zap";
+}
+
 SLOTZAP_INSTANTIATE(DeleteCost);
 SLOTZAP_INSTANTIATE(DeleteCostLock);
 
