@@ -113,6 +113,14 @@ std::string MatrixCell::Text() const {
   return parts.empty() ? "-" : Joined(parts, " ");
 }
 
+MatrixCell& MatrixCell::operator+=(const MatrixCell& other) {
+  passed += other.passed;
+  failed += other.failed;
+  imprecise += other.imprecise;
+  skipped += other.skipped;
+  return *this;
+}
+
 Matrix::Matrix(std::vector<SuiteRun> runs) : runs_(std::move(runs)) {
   const auto rank = [](const SuiteRun& run) {
     return std::make_tuple(run.kernel, run.machine, ModeRank(run.mode));
@@ -168,6 +176,23 @@ std::vector<size_t> Matrix::ColumnsOf(const std::string& kernel) const {
   return columns;
 }
 
+std::vector<std::pair<std::string, std::vector<MatrixCell>>> Matrix::RowsOf(
+    const std::vector<size_t>& columns) const {
+  std::vector<std::pair<std::string, std::vector<MatrixCell>>> rows;
+  std::vector<MatrixCell> sum(columns.size());
+  for (const auto& [theme, cells] : cells_) {
+    std::vector<MatrixCell> row;
+    for (const size_t i : columns) {
+      sum[row.size()] += cells[i];
+      row.push_back(cells[i]);
+    }
+    if (std::any_of(row.begin(), row.end(), [](const MatrixCell& cell) { return !cell.empty(); }))
+      rows.emplace_back(theme, std::move(row));
+  }
+  rows.emplace_back("all", std::move(sum));
+  return rows;
+}
+
 std::string Matrix::Text() const {
   std::ostringstream os;
   for (const std::string& kernel : Kernels()) {
@@ -180,9 +205,9 @@ std::string Matrix::Text() const {
       machine = runs_[i].machine;
       rows[1].push_back(runs_[i].mode);
     }
-    for (const auto& [theme, cells] : cells_) {
+    for (const auto& [theme, cells] : RowsOf(columns)) {
       Row row = {theme};
-      for (const size_t i : columns) row.push_back(cells[i].Text());
+      for (const MatrixCell& cell : cells) row.push_back(cell.Text());
       rows.push_back(std::move(row));
     }
     os << Align(rows, 1) << "\n";
@@ -236,11 +261,11 @@ std::string Matrix::Html() const {
     os << "</tr>\n<tr>";
     for (const size_t i : columns) os << "<th>" << Escaped(runs_[i].mode) << "</th>";
     os << "</tr>\n";
-    for (const auto& [theme, cells] : cells_) {
+    for (const auto& [theme, cells] : RowsOf(columns)) {
       os << "<tr><th class=\"theme\">" << Escaped(theme) << "</th>";
-      for (const size_t i : columns)
-        os << "<td class=\"" << CssClass(cells[i]) << "\" title=\"" << Tooltip(cells[i]) << "\">"
-           << cells[i].Text() << "</td>";
+      for (const MatrixCell& cell : cells)
+        os << "<td class=\"" << CssClass(cell) << "\" title=\"" << Tooltip(cell) << "\">"
+           << cell.Text() << "</td>";
       os << "</tr>\n";
     }
     os << "</table>\n";

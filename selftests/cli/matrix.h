@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace slotzap {
@@ -33,14 +34,15 @@ struct MatrixCell {
   bool empty() const { return passed + failed + imprecise + skipped == 0; }
   // "30", "2F 28", "1i 29", "28 2s": failed, imprecise, passed, skipped; "-" where there is none.
   std::string Text() const;
+  MatrixCell& operator+=(const MatrixCell& other);
 };
 
 class Matrix {
  public:
   explicit Matrix(std::vector<SuiteRun> runs);
 
-  // A table per kernel: a row per theme, a column per machine and mode.  Then each failure, and
-  // each reason to skip, with where.
+  // A table per kernel: a row per theme of which it has tests, a row with their sum, a column per
+  // machine and mode.  Then each failure, and each reason to skip, with where.
   std::string Text() const;
   // The same as a page of its own.
   std::string Html() const;
@@ -57,6 +59,9 @@ class Matrix {
   void AddNote(std::vector<Note>& notes, const std::string& text, const std::string& where);
   std::vector<std::string> Kernels() const;
   std::vector<size_t> ColumnsOf(const std::string& kernel) const;
+  // The rows of a kernel's table: what they are called, and a cell for each of the columns.
+  std::vector<std::pair<std::string, std::vector<MatrixCell>>> RowsOf(
+      const std::vector<size_t>& columns) const;
 
   std::vector<SuiteRun> runs_;
   // By theme, then by run.

@@ -59,10 +59,11 @@ TEST(Matrix, ARowPerThemeAColumnPerMachineAndMode) {
       RunOf("svm", "tdp", {{"D.One", "delete", "passed", ""}, {"D.Two", "delete", "passed", ""}}),
   });
   EXPECT_EQ(matrix.Text(),
-            "6.12    svm          vmx\n"
-            "theme   tdp  shadow  tdp\n"
-            "delete    2      1F   1i\n"
-            "move      -      2s   1F\n"
+            "6.12    svm            vmx\n"
+            "theme   tdp  shadow    tdp\n"
+            "delete    2      1F     1i\n"
+            "move      -      2s     1F\n"
+            "all       2   1F 2s  1F 1i\n"
             "\n"
             "N passed, NF failed, Ni imprecise on a kernel that does not promise precision, Ns "
             "skipped\n"
@@ -85,7 +86,15 @@ TEST(Matrix, ARowPerThemeAColumnPerMachineAndMode) {
 TEST(Matrix, ATablePerKernel) {
   const Matrix matrix({RunOf("svm", "tdp", {{"D.One", "delete", "passed", ""}}, "6.1"),
                        RunOf("svm", "tdp", {{"D.One", "delete", "passed", ""}}, "6.12")});
-  EXPECT_THAT(matrix.Text(), HasSubstr("6.1     svm\ntheme   tdp\ndelete    1\n\n6.12    svm\n"));
+  EXPECT_THAT(matrix.Text(),
+              HasSubstr("6.1     svm\ntheme   tdp\ndelete    1\nall       1\n\n6.12    svm\n"));
+}
+
+TEST(Matrix, ThemesThatAKernelWasNotTestedForAreNotInItsTable) {
+  const Matrix matrix({RunOf("svm", "tdp", {{"D.One", "delete", "passed", ""}}, "6.1"),
+                       RunOf("svm", "tdp", {{"M.One", "move", "passed", ""}}, "6.12")});
+  EXPECT_THAT(matrix.Text(), HasSubstr("6.1     svm\ntheme   tdp\ndelete    1\nall       1\n\n"));
+  EXPECT_THAT(matrix.Text(), HasSubstr("6.12   svm\ntheme  tdp\nmove     1\nall      1\n\n"));
 }
 
 TEST(Matrix, ThePageHasItAllAndIsSafe) {
