@@ -16,7 +16,8 @@ namespace slotzap {
 namespace {
 
 constexpr uint64_t kHandlerOffset = 0x8000;
-// Parameters: start and number of pages, 4 bytes each; result: 8 bytes.
+// Parameters: start and number of pages, 4 bytes each; result: 8 bytes; parameter: what to store, 4
+// bytes.
 constexpr uint64_t kParametersOffset = 0x7000;
 
 MemorySlot AddSmram(Vm& vm) {
@@ -33,11 +34,12 @@ Smm::Smm(Vm& vm) : smram_(AddSmram(vm)) {
   smram_.memory().Write(kHandlerOffset, {slotzap_smm_handler, slotzap_smm_handler_end});
 }
 
-Outcome Smm::TouchRead(Guest& guest, GpaRange range) {
+Outcome Smm::Touch(Guest& guest, GpaRange range, uint32_t word) {
   if (range.end() > 1ull << 32)
     throw std::invalid_argument("the SMM handler reaches only 4 GiB, not " + ToString(range));
   smram_.Store(kBase + kParametersOffset, range.start | range.pages() << 32);
   smram_.Store(kBase + kParametersOffset + 8, 0);
+  smram_.Store(kBase + kParametersOffset + 16, word);
   guest.vcpu().SendSmi();
   Outcome outcome = guest.Nop();
   outcome.value = smram_.Load(kBase + kParametersOffset + 8);

@@ -23,9 +23,16 @@ class Smm {
   // Sends the vCPU an SMI, lets its handler read 8 bytes of every page of `range` (below 4 GiB),
   // and returns when the vCPU is back.  The outcome's value is the sum of what was read, with the
   // two 32-bit halves added up separately.
-  Outcome TouchRead(Guest& guest, GpaRange range);
+  Outcome TouchRead(Guest& guest, GpaRange range) { return Touch(guest, range, 0); }
+
+  // The same, but before it reads a page, it stores `word`, which isn't 0, at its start.
+  Outcome TouchWrite(Guest& guest, GpaRange range, uint32_t word) {
+    return Touch(guest, range, word);
+  }
 
  private:
+  Outcome Touch(Guest& guest, GpaRange range, uint32_t word);
+
   MemorySlot smram_;
 };
 

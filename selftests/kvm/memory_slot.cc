@@ -52,6 +52,11 @@ std::shared_ptr<GuestMemory> GuestMemory::Collapsible(uint64_t size) {
   return memory;
 }
 
+std::shared_ptr<GuestMemory> GuestMemory::OfFile(FileDescriptor file, uint64_t size) {
+  Mapping mapping = Mapping::Shared(file.get(), size);
+  return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping), std::move(file)));
+}
+
 std::shared_ptr<GuestMemory> GuestMemory::OfDevice(Mapping mapping) {
   return std::shared_ptr<GuestMemory>(new GuestMemory(std::move(mapping)));
 }

@@ -37,6 +37,8 @@ class GuestMemory {
 
   // Private anonymous memory, aligned to 2 MiB, in pages of 4 KiB, which TryCollapse() can join.
   static std::shared_ptr<GuestMemory> Collapsible(uint64_t size);
+  // The first `size` bytes of a file that exists, shared with whoever else has it.
+  static std::shared_ptr<GuestMemory> OfFile(FileDescriptor file, uint64_t size);
   // What a device has at one of its BARs, mapped by VFIO.
   static std::shared_ptr<GuestMemory> OfDevice(Mapping mapping);
 
@@ -44,7 +46,7 @@ class GuestMemory {
   uint64_t address() const { return mapping_.address(); }
   std::byte* data() const { return mapping_.data(); }
   const Mapping& mapping() const { return mapping_; }
-  // The memory file, whose start is that of the mapping; -1 for anonymous memory.
+  // The file, whose start is that of the mapping; -1 for anonymous memory.
   int file() const { return file_.get(); }
   // The 8 bytes at `offset`, as a guest would see them.
   uint64_t Load(uint64_t offset) const;

@@ -34,6 +34,9 @@ class TwoSpaces : public TestVm {
 
   Outcome TouchNormal() { return guest().TouchRead({slot_.range()}); }
   Outcome TouchSmm() { return smm_.TouchRead(guest(), smm_slot_.range()); }
+  Outcome WriteInSmm(uint64_t page, uint32_t word) {
+    return smm_.TouchWrite(guest(), {smm_slot_.range().start + page * kPageSize, kPageSize}, word);
+  }
   MemorySlot& slot() { return slot_; }
   MemorySlot& smm_slot() { return smm_slot_; }
 
@@ -80,6 +83,11 @@ TEST_P(AddressSpace, EachSeesItsOwnMemory) {
   TwoSpaces vm(Config());
   EXPECT_THAT(vm.guest().Verify({PatternOf(vm.slot(), kSeed)}), SeesPattern());
   EXPECT_EQ(vm.TouchSmm().value, SumOf(kSmmSeed, vm.smm_slot().range()));
+  constexpr uint32_t kWord = 0x5a11;
+  const uint64_t high_half = vm.smm_slot().Load(vm.smm_slot().page(3)) >> 32 << 32;
+  EXPECT_EQ(vm.WriteInSmm(3, kWord).value, high_half | kWord);
+  EXPECT_EQ(vm.smm_slot().Load(vm.smm_slot().page(3)), high_half | kWord);
+  EXPECT_THAT(vm.guest().Verify({PatternOf(vm.slot(), kSeed)}), SeesPattern());
 }
 
 TEST_P(AddressSpace, DeletingTheNormalSlotLeavesSmmsAlone) {
@@ -259,12 +267,21 @@ TEST_P(AddressSpace, DirtyLogOfTheOther) {
   EXPECT_THAT(vm.smm_slot().GetDirtyLog().Set(), testing::IsEmpty())
       << "a write outside of SMM is in SMM's log";
 
-  vm.smm_slot().GetDirtyLog();
+  ASSERT_THAT(vm.WriteInSmm(5, 1), Succeeds());
+  EXPECT_THAT(vm.slot().GetDirtyLog().Set(), testing::IsEmpty())
+      << "a write in SMM is in the other log";
+  EXPECT_THAT(vm.smm_slot().GetDirtyLog().Set(), testing::ElementsAre(5));
+  ASSERT_THAT(vm.WriteInSmm(6, 1), Succeeds());
   vm.slot().Delete();
-  EXPECT_EQ(vm.TouchSmm().value, SumOf(kSmmSeed, vm.smm_slot().range()));
+  ASSERT_THAT(vm.WriteInSmm(63, 1), Succeeds());
   DirtyBitmap gone(vm.slot().range().pages());
   EXPECT_THAT(vm.slot().TryGetDirtyLog(gone), FailsWith(ENOENT));
-  EXPECT_THAT(vm.smm_slot().TryGetDirtyLog(gone), IsOk());
+  EXPECT_THAT(vm.smm_slot().GetDirtyLog().Set(), testing::ElementsAre(6, 63));
+  // Its write protection is there, too.
+  vm.slot().Add();
+  ASSERT_THAT(vm.WriteInSmm(6, 2), Succeeds());
+  vm.slot().MoveTo(kGpa + 1_MiB);
+  EXPECT_THAT(vm.smm_slot().GetDirtyLog().Set(), testing::ElementsAre(6));
 }
 
 SLOTZAP_INSTANTIATE(AddressSpace);

@@ -2,12 +2,15 @@
 // Theme: the memory behind a slot.  What the host knows of its pages, and what it does to them,
 // before and after the slot is deleted.
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "host/page_flags.h"
+#include "host/scratch_file.h"
 #include "tests/slot_test.h"
 
 namespace slotzap {
@@ -57,6 +60,63 @@ TEST_P(HostMemory, DirtyStateOutlivesTheSlot) {
     EXPECT_EQ(dirty_pages(slot), 16u) << "16 pages were mapped for the guest to write to";
     EXPECT_EQ(dirty_pages(rom), 0u) << "pages of a read-only slot can't be dirty";
   }
+}
+
+// The same for a file on a disk: what the guest wrote is there after its page cache was written
+// back once, and dirtied again.  O_DIRECT reads what is on the disk, and makes the kernel write to
+// it before no more than what it takes for dirty.
+TEST_P(HostMemory, WritesToAFileReachTheDisk) {
+  if (const std::string reason = DirectIoUnavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  for (const bool move : {false, true}) {
+    SCOPED_TRACE(move ? "moved" : "deleted");
+    TestVm vm(Config());
+    MemorySlot slot =
+        vm.vm().AddSlot({.gpa = kGpa, .memory = GuestMemory::OfFile(DirectFile(kSize), kSize)});
+    MemorySlot other = vm.AddSlot(kGpa + 1_MiB, kSize);
+    const int file = slot.memory().file();
+    const auto write = [&](int64_t page, uint64_t value) {
+      ASSERT_THAT(vm.guest().Write(slot.page(page), value), Succeeds());
+    };
+    for (int64_t page = 0; page < 16; page++) write(page, 0xf11e + static_cast<uint64_t>(page));
+    ASSERT_EQ(fsync(file), 0);
+    for (int64_t page = 8; page < 24; page++) write(page, 0xf22e + static_cast<uint64_t>(page));
+    if (move) {
+      slot.MoveTo(2_GiB);
+      write(30, 0xf33e);
+    }
+    slot.Delete();
+    other.Delete();
+    slot.memory().mapping().UnmapPart(0, kSize);
+
+    const Mapping disk = Mapping::Anonymous(kSize);
+    ASSERT_EQ(pread(file, disk.data(), kSize, 0), static_cast<ssize_t>(kSize));
+    for (uint64_t page = 0; page < kSize / kPageSize; page++) {
+      uint64_t expected = page < 8 ? 0xf11e + page : page < 24 ? 0xf22e + page : 0;
+      if (move && page == 30) expected = 0xf33e;
+      uint64_t word = 0;
+      std::memcpy(&word, disk.data() + page * kPageSize, sizeof(word));
+      EXPECT_EQ(word, expected) << "page " << page;
+    }
+  }
+}
+
+// To zap what maps a slot, KVM may let others have mmu_lock in between, and who has it next takes
+// what isn't mapped for what isn't in a TLB: what was zapped for another slot before is flushed by
+// then.
+TEST_P(HostMemory, OneSlotIsFlushedBeforeTheNextIsZapped) {
+  const bool has_series = Kvm().CheckExtension(KVM_CAP_X86_QUIRKS_IN_EFFECT) != 0;
+  if (!has_series && !RunKnownBugs())
+    GTEST_SKIP() << "known bug: KVM flushes but once for all memslots of an mmu notifier's range "
+                    "(SLOTZAP_KNOWN_BUGS=1 runs this test)";
+  TestVm vm(Config());
+  const auto memory = GuestMemory::Anonymous(2 * kSize);
+  MemorySlot first = vm.vm().AddSlot({.gpa = kGpa, .memory = memory, .size = kSize});
+  MemorySlot second =
+      vm.vm().AddSlot({.gpa = kGpa + 1_MiB, .memory = memory, .offset = kSize, .size = kSize});
+  ASSERT_THAT(vm.guest().TouchWrite({first.range(), second.range()}), Succeeds());
+  const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
+  memory->Unmap(0, 2 * kSize);
+  EXPECT_EQ(vm.vm().stats().Read("remote_tlb_flush_requests") - before, 2u);
 }
 
 // What the host can do to memory: the name, and how to do it to [offset, offset + size).

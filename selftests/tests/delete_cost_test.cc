@@ -2,6 +2,7 @@
 // Theme: the cost of deleting a slot, as far as it can be counted; "make bench" has the times.
 #include <algorithm>
 
+#include "guest/page_tables.h"
 #include "guest/sparse_slots.h"
 #include "harness/main.h"
 #include "host/vm_stat.h"
@@ -166,6 +167,47 @@ TEST_P(DeleteCostLock, AShadowPageIsManySteps) {
   const uint64_t touched = stretches(kShadowPages);
   EXPECT_GE(touched, untouched + kShadowPages / 8)
       << kPrecision << kShadowPages << " shadow pages more to zap";
+}
+
+// KVM finds shadow pages by a hash of their gfn, so it is up to the guest how many are in a bucket:
+// they are as many steps there as elsewhere.
+TEST_P(DeleteCostLock, AFullBucketIsManySteps) {
+  if (slot_zap_all()) GTEST_SKIP() << "zapping everything counts on its own terms";
+  if (CurrentMmuMode() != MmuMode::kShadow)
+    GTEST_SKIP() << "the guest's page tables are shadowed in shadow mode only";
+  constexpr uint64_t kTables = 48;
+  // kvm_page_table_hashfn(), with 2^12 buckets.
+  const auto bucket = [](Gpa table) {
+    return (table >> kPageShift) * 0x61c8864680b583eb >> (64 - 12);
+  };
+  constexpr uint64_t kVirt = 1ull << 39;
+  TestVm vm(Config());
+  MemorySlot data = vm.AddFilledSlot(kResident, 4_KiB, /*seed=*/1);
+  // All tables but those of level 1, first of all the root.
+  MemorySlot upper = vm.AddSlot(kResident + 1_GiB, 16_KiB);
+  // So large that KVM goes through all buckets, rather than look up each gfn.
+  const auto add_victim = [&vm] {
+    return vm.vm().AddSlot({.gpa = kVictim, .memory = GuestMemory::Sparse(1_GiB)});
+  };
+  MemorySlot victim = add_victim();
+  upper.Store(upper.page(0), vm.tables_slot().Load(vm.tables().root()));
+  upper.Store(upper.page(0) + TableIndex(kVirt, 4) * 8, TableEntry(upper.page(1)));
+  upper.Store(upper.page(1), TableEntry(upper.page(2)));
+  ASSERT_THAT(vm.guest().SetCr3(upper.page(0)), Succeeds());
+  const uint64_t without = DeleteWatched(vm, victim).count;
+
+  victim.Add();
+  uint64_t tables = 0;
+  for (Gpa table = kVictim; table < victim.range().end() && tables < kTables; table += kPageSize) {
+    if (bucket(table) != bucket(kVictim)) continue;
+    victim.Store(table, LeafEntry(data.page(0)));
+    upper.Store(upper.page(2) + tables * 8, TableEntry(table));
+    ASSERT_THAT(vm.guest().Read(kVirt + tables * 2_MiB), Returns(data.Load(data.page(0))));
+    tables++;
+  }
+  ASSERT_EQ(tables, kTables);
+  EXPECT_GE(DeleteWatched(vm, victim).count, without + kTables / 8)
+      << kPrecision << kTables << " shadow pages more to zap";
 }
 
 SLOTZAP_INSTANTIATE(DeleteCost);

@@ -16,6 +16,8 @@ constexpr uint64_t kOtherSeed = 0xb10c;
 class SlotDelete : public SlotTest {
  protected:
   static constexpr Gpa kVictim = 1_GiB;
+
+  void DeleteLargePages(Backing backing, uint64_t pages);
 };
 
 TEST_P(SlotDelete, FirstMiddleAndLastPageBecomeMmio) {
@@ -131,25 +133,24 @@ TEST_P(SlotDelete, WithTheDirtyLogOnAndReadOnly) {
               SeesPattern());
 }
 
-TEST_P(SlotDelete, LargePages) {
-  for (const Backing backing : {Backing::k2M, Backing::k1G}) {
-    SCOPED_TRACE("pages of " + SizeString(BackingPageSize(backing)));
-    const uint64_t pages = backing == Backing::k2M ? 4 : 1;
-    if (const std::string reason = BackingUnavailable(backing, pages); !reason.empty())
-      GTEST_SKIP() << reason;
-    TestVm vm(Config());
-    const uint64_t size = pages * BackingPageSize(backing);
-    MemorySlot victim = vm.AddSlot(4_GiB, size, backing);
-    for (const Gpa gpa : {victim.page(0), victim.range().start + size / 2, victim.page(-1)})
-      ASSERT_THAT(vm.guest().Write(gpa, gpa + 1), Succeeds());
-    victim.Delete();
-    for (const Gpa gpa : {victim.page(0), victim.range().start + size / 2, victim.page(-1)})
-      EXPECT_THAT(vm.guest().Read(gpa), IsMmioReadAt(gpa));
-    victim.Add();
-    for (const Gpa gpa : {victim.page(0), victim.range().start + size / 2, victim.page(-1)})
-      EXPECT_THAT(vm.guest().Read(gpa), Returns(gpa + 1));
-  }
+void SlotDelete::DeleteLargePages(Backing backing, uint64_t pages) {
+  if (const std::string reason = BackingUnavailable(backing, pages); !reason.empty())
+    GTEST_SKIP() << reason;
+  TestVm vm(Config());
+  const uint64_t size = pages * BackingPageSize(backing);
+  MemorySlot victim = vm.AddSlot(4_GiB, size, backing);
+  for (const Gpa gpa : {victim.page(0), victim.range().start + size / 2, victim.page(-1)})
+    ASSERT_THAT(vm.guest().Write(gpa, gpa + 1), Succeeds());
+  victim.Delete();
+  for (const Gpa gpa : {victim.page(0), victim.range().start + size / 2, victim.page(-1)})
+    EXPECT_THAT(vm.guest().Read(gpa), IsMmioReadAt(gpa));
+  victim.Add();
+  for (const Gpa gpa : {victim.page(0), victim.range().start + size / 2, victim.page(-1)})
+    EXPECT_THAT(vm.guest().Read(gpa), Returns(gpa + 1));
 }
+
+TEST_P(SlotDelete, LargePages) { DeleteLargePages(Backing::k2M, 4); }
+TEST_P(SlotDelete, LargePagesOf1G) { DeleteLargePages(Backing::k1G, 1); }
 
 // int (*)(void): mov $0x600d, %eax; ret
 constexpr std::byte kFunction[] = {std::byte{0xb8}, std::byte{0x0d}, std::byte{0x60},

@@ -249,12 +249,15 @@ TEST_P(DirtyRings, EntriesOutliveOtherSlots) {
   DirtyRing ring = vm.guest().vcpu().OpenDirtyRing(kRingBytes);
   MemorySlot logged = AddLogged(vm);
   MemorySlot victim = vm.AddSlot(kVictim, kSize);
+  Write(vm, logged, {0, 1, 127});
   DeleteAddMove(victim, [&](const char* what) {
     SCOPED_TRACE(what);
-    Write(vm, logged, {0, 1, 127});
+    // Of before the update.
     EXPECT_THAT(ring.Collect(), UnorderedElementsAreArray(PagesOf(logged, {0, 1, 127})));
     EXPECT_EQ(vm.vm().ResetDirtyRings(), 3u);
+    Write(vm, logged, {0, 1, 127});
   });
+  EXPECT_THAT(ring.Collect(), UnorderedElementsAreArray(PagesOf(logged, {0, 1, 127})));
   DirtyBitmap bitmap(kPages);
   EXPECT_THAT(logged.TryGetDirtyLog(bitmap), FailsWith(ENXIO));
 }
@@ -275,6 +278,27 @@ TEST_P(DirtyRings, NoEntryTwice) {
   if (!slot_zap_all()) {
     EXPECT_EQ(pages.size(), 2u) << kPrecision;
   }
+}
+
+// An entry says which page of the slot, wherever the slot is by now.  Giving it back protects the
+// page from unlogged writes where it is, not where it was.
+TEST_P(DirtyRings, EntriesOfASlotThatMoves) {
+  TestVm vm(RingConfig());
+  DirtyRing ring = vm.guest().vcpu().OpenDirtyRing(kRingBytes);
+  MemorySlot logged = AddLogged(vm);
+  Write(vm, logged, {3, 64});
+  logged.MoveTo(kLogged + kPageSize);
+  EXPECT_THAT(ring.Collect(), UnorderedElementsAreArray(PagesOf(logged, {3, 64})));
+  Write(vm, logged, {3, 4, 127});
+  EXPECT_THAT(ring.Collect(), UnorderedElementsAreArray(PagesOf(logged, {3, 4, 127})));
+  EXPECT_EQ(vm.vm().ResetDirtyRings(), 5u);
+  EXPECT_THAT(ring.Collect(), IsEmpty());
+  Write(vm, logged, {3, 64});
+  EXPECT_THAT(ring.Collect(), UnorderedElementsAreArray(PagesOf(logged, {3, 64})));
+  logged.MoveTo(kLogged + 4_MiB);
+  EXPECT_EQ(vm.vm().ResetDirtyRings(), 2u);
+  Write(vm, logged, {64});
+  EXPECT_THAT(ring.Collect(), UnorderedElementsAreArray(PagesOf(logged, {64})));
 }
 
 // Entries of a slot that is gone when they are given back.

@@ -35,6 +35,8 @@ struct Bystanders {
 
 class Precision : public SlotTest {
  protected:
+  void DeleteLarge(Backing backing, uint64_t pages);
+
   // Touches victim and bystanders, lets `update` delete or move the victim, and checks what went:
   // with the quirk enabled everything, with the quirk disabled exactly `expected`.
   template <typename Update>
@@ -141,24 +143,23 @@ TEST_P(Precision, MoveByOnePageOverItself) {
   }
 }
 
-TEST_P(Precision, DeleteLargePages) {
-  for (const Backing backing : {Backing::k2M, Backing::k1G}) {
-    SCOPED_TRACE("pages of " + SizeString(BackingPageSize(backing)));
-    const uint64_t pages = backing == Backing::k2M ? 4 : 1;
-    if (const std::string reason = BackingUnavailable(backing, pages); !reason.empty())
-      GTEST_SKIP() << reason;
-    TestVm vm(Config());
-    // Where the guest has the slot mapped with 1 GiB pages, so that no MMU has to split.
-    MemorySlot victim = vm.AddSlot(32_GiB, pages * BackingPageSize(backing), backing);
-    for (uint64_t i = 0; i < pages; i++)
-      ASSERT_THAT(vm.guest().Write(victim.range().start + i * BackingPageSize(backing), i),
-                  Succeeds());
-    const Leaves leaves = PresentLeaves(vm.vm().stats().Read());
-    ASSERT_EQ(backing == Backing::k2M ? leaves.k2M : leaves.k1G, static_cast<int64_t>(pages))
-        << "KVM did not map the slot with large pages: " << leaves;
-    ExpectPreciseUpdate(vm, victim, {{victim.range(), backing}}, [&] { victim.Delete(); });
-  }
+void Precision::DeleteLarge(Backing backing, uint64_t pages) {
+  if (const std::string reason = BackingUnavailable(backing, pages); !reason.empty())
+    GTEST_SKIP() << reason;
+  TestVm vm(Config());
+  // Where the guest has the slot mapped with 1 GiB pages, so that no MMU has to split.
+  MemorySlot victim = vm.AddSlot(32_GiB, pages * BackingPageSize(backing), backing);
+  for (uint64_t i = 0; i < pages; i++)
+    ASSERT_THAT(vm.guest().Write(victim.range().start + i * BackingPageSize(backing), i),
+                Succeeds());
+  const Leaves leaves = PresentLeaves(vm.vm().stats().Read());
+  ASSERT_EQ(backing == Backing::k2M ? leaves.k2M : leaves.k1G, static_cast<int64_t>(pages))
+      << "KVM did not map the slot with large pages: " << leaves;
+  ExpectPreciseUpdate(vm, victim, {{victim.range(), backing}}, [&] { victim.Delete(); });
 }
+
+TEST_P(Precision, DeleteLargePages) { DeleteLarge(Backing::k2M, 4); }
+TEST_P(Precision, DeleteLargePagesOf1G) { DeleteLarge(Backing::k1G, 1); }
 
 // All slots of a VM, one after the other: each takes its own leaves with it, none is left at the
 // end but those of the agent.
@@ -273,9 +274,12 @@ TEST_P(Precision, NxHugePagesToggleZapsEverything) {
 // goes, so that no old MMIO SPTE looks current.  That, too, is not about a single slot.
 TEST_P(PrecisionLeafOnly, MmioGenerationWrapZapsEverything) {
   SetTestTimeout(std::chrono::seconds(300));
-  // MMIO_SPTE_GEN_MASK has 19 bits (arch/x86/kvm/mmu/spte.h), later kernels have fewer.  Creating
-  // and deleting a slot swaps the memslots three times, each adds 2 to the generation.
-  constexpr uint64_t kUpdatesToWrap = (1u << 19) / 6 + 1;
+  // MMIO_SPTE_GEN_MASK has 19 bits (arch/x86/kvm/mmu/spte.h).  Each time the memslots are swapped,
+  // the generation grows by 2: after kSwaps an MMIO SPTE of now, were it still there, would be
+  // current again.  Deleting a slot swaps them twice, creating one once.
+  constexpr uint64_t kSwaps = 1u << 18;
+  constexpr uint64_t kUpdates = (kSwaps - 1) / 3;
+  static_assert(3 * kUpdates + 1 == kSwaps);
   TestVm vm(Config());
   MemorySlot resident = vm.AddSlot(kVictim, 256_KiB);
   MemorySlot other = vm.AddSlot(kVictim + 1_GiB, 4_KiB);
@@ -288,25 +292,26 @@ TEST_P(PrecisionLeafOnly, MmioGenerationWrapZapsEverything) {
     ASSERT_THAT(vm.guest().Read(gpa), IsMmioReadAt(gpa));
   const Leaves before = PresentLeaves(vm.vm().stats().Read());
 
-  uint64_t updates = 0;
   bool wrapped = false;
-  Progress progress("updates", kUpdatesToWrap);
-  while (!wrapped && updates < kUpdatesToWrap) {
+  Progress progress("updates", kUpdates);
+  for (uint64_t updates = 1; updates <= kUpdates; updates++) {
+    other.Delete();
+    other.Add();
+    if (updates % 256 != 0 && updates != kUpdates) continue;
     progress.Reached(updates);
-    for (int i = 0; i < 256; i++, updates++) {
-      other.Delete();
-      other.Add();
-    }
     const Leaves now = PresentLeaves(vm.vm().stats().Read());
-    wrapped = now.total() == 0;
-    if (!wrapped) {
+    if (now.total() == 0) {
+      wrapped = true;
+    } else {
+      ASSERT_FALSE(wrapped) << "after " << updates << " updates";
       ASSERT_EQ(now, before) << "after " << updates << " updates";
     }
   }
-  EXPECT_TRUE(wrapped) << "nothing was zapped in " << updates << " updates";
-  EXPECT_THAT(vm.guest().TouchWrite({resident.range()}), Succeeds());
+  EXPECT_TRUE(wrapped) << "nothing was zapped in " << kUpdates << " updates";
+  // The last swap: the generation's bits are those that were cached.
   MemorySlot memory = vm.AddFilledSlot(turns_memory, 4_KiB, /*seed=*/1);
   EXPECT_THAT(vm.guest().Verify({PatternOf(memory, 1)}), SeesPattern());
+  EXPECT_THAT(vm.guest().TouchWrite({resident.range()}), Succeeds());
   for (int i = 0; i < 2; i++) EXPECT_THAT(vm.guest().Read(stays_mmio), IsMmioReadAt(stays_mmio));
 }
 

@@ -260,12 +260,13 @@ TEST_P(SlotSizes, TransparentHugePages) {
 // LargeSlotYields (precision_test.cc) is about how long the walk takes, this is about where it
 // goes.
 TEST_P(SlotSizes, MostlyEmptyTerabyte) {
-  // As large as the guest can address, and where its virtual addresses can be the same.  Other MMUs
-  // than the TDP MMU need 8 bytes of rmap for each page of a slot, and look at all of them: 2 GiB
-  // for a terabyte, which a host of 2 GiB hasn't got, and 8 s for 128 GiB if it is an emulated one.
+  // A terabyte, or what the guest can address of it, where its virtual addresses can be the same.
+  // Other MMUs than the TDP MMU need 8 bytes of rmap for each page of a slot, and look at all of
+  // them: 2 GiB for a terabyte, which a host of 2 GiB hasn't got, and 8 s for 128 GiB if it is an
+  // emulated one.
   const Gpa top = 1ull << std::min(Kvm().PhysicalAddressBits(), 46u);
   const uint64_t size =
-      CurrentMmuMode() == MmuMode::kTdp ? std::min<uint64_t>(1ull << 40, top / 2) : 32_GiB;
+      CurrentMmuMode() == MmuMode::kTdp ? std::min<uint64_t>(1024_GiB, top - 8_GiB) : 32_GiB;
   const Gpa start = top - size - 2_MiB;
   TestVm vm(Config());
   const uint64_t offsets[] = {0, size / 2 + 3 * kPageSize, size - kPageSize};

@@ -30,6 +30,17 @@ class Unsync : public SlotTest {
     MemorySlot bystander;
   };
 
+  // Of what shadows guest page tables, only the page of the table at `gfn`, which is out of sync.
+  void ExpectUnsyncPageZapped(const ZapReport& report, uint64_t gfn) const {
+    if (slot_zap_all()) {
+      EXPECT_THAT(report, ZappedEverything());
+    } else if (CurrentMmuMode() == MmuMode::kShadow && report.untraced.empty()) {
+      ASSERT_EQ(report.shadow_pages.size(), 1u) << kPrecision << report;
+      EXPECT_EQ(report.shadow_pages[0].gfn, gfn) << kPrecision;
+      EXPECT_TRUE(report.shadow_pages[0].unsync) << "the test is about a page that is out of sync";
+    }
+  }
+
   // The bystander, which the same tables map, took no part.
   void ExpectBystanderMapped(ChangedTable& vm) const {
     const uint64_t faults = vm.FixedFaults();
@@ -53,15 +64,8 @@ TEST_P(Unsync, TheTablesSlotIsDeleted) {
   const Vcpu::State before = vm.guest().vcpu().Save();
   ZapWatch watch(vm.vm());
   vm.slot(1).Delete();
-  const ZapReport report = watch.Stop();
+  ExpectUnsyncPageZapped(watch.Stop(), vm.table(1) >> kPageShift);
   ExpectBystanderMapped(vm);
-  if (slot_zap_all()) {
-    EXPECT_THAT(report, ZappedEverything());
-  } else if (CurrentMmuMode() == MmuMode::kShadow && report.untraced.empty()) {
-    ASSERT_EQ(report.shadow_pages.size(), 1u) << kPrecision << report;
-    EXPECT_EQ(report.shadow_pages[0].gfn, vm.table(1) >> kPageShift) << kPrecision;
-    EXPECT_TRUE(report.shadow_pages[0].unsync) << "the test is about a page that is out of sync";
-  }
   EXPECT_THAT(vm.guest().NopWithin(1000), Succeeds());
   EXPECT_THAT(vm.guest().Read(vm.bystander.page(0)), Succeeds());
 
@@ -105,7 +109,10 @@ TEST_P(Unsync, TheSlotsThatTheTableMapsAreDeleted) {
 TEST_P(Unsync, TheTablesSlotIsMoved) {
   ChangedTable vm(Config());
   const Gpa old = vm.slot(1).range().start;
+  const uint64_t gfn = vm.table(1) >> kPageShift;
+  ZapWatch watch(vm.vm());
   vm.slot(1).MoveTo(old + 16_MiB);
+  ExpectUnsyncPageZapped(watch.Stop(), gfn);
   ExpectBystanderMapped(vm);
   ASSERT_THAT(vm.guest().Write(vm.entry(2), TableEntry(vm.table(1))), Succeeds());
   ASSERT_THAT(vm.guest().InvalidatePage(vm.kVirt), Succeeds());
