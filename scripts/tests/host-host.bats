@@ -14,14 +14,16 @@ setup() {
 		echo "$*" >>loaded
 		if [[ $1 == -r ]]; then
 			[[ ! -e busy ]] || { echo "modprobe: FATAL: Module $2 is in use." >&2; exit 1; }
-			rm -r "$SYS_MODULE/$2"
+			rm -rf "$SYS_MODULE/$2"
 			exit
 		fi
+		[[ ! -e "broken-$1" ]] || { rm "broken-$1"; exit 1; }
+		[[ $* != *"not required"* ]] || exit 1
 		mkdir -p "$SYS_MODULE/$1/parameters" "$SYS_MODULE/kvm/holders"
 		cd "$SYS_MODULE/$1/parameters"
-		if [[ $1 == kvm ]]; then echo Y >tdp_mmu; echo 60 >halt; else echo Y >npt; echo Y >nested; fi
+		if [[ $1 == kvm ]]; then echo Y >tdp_mmu; echo 60 >halt; else echo Y >npt; echo Y >nested; echo not required >flush; fi
 		for word in "${@:2}"; do echo "${word#*=}" >"${word%%=*}"; done
-		chmod 444 npt nested 2>/dev/null || true'
+		chmod 444 tdp_mmu npt nested 2>/dev/null || true'
 	modprobe kvm
 	modprobe kvm_amd
 	rm loaded
@@ -77,6 +79,33 @@ parameters() { (cd "$SYS_MODULE" && grep -r . -- */parameters | sort); }
 	before=$(parameters)
 	rm loaded
 	scripts/host-host legacy job out
+	[[ $(parameters) == "$before" ]]
+}
+
+@test "what sets the mode is loaded as it was, also if it only happens to be so" {
+	rm -r "$SYS_MODULE"
+	modprobe kvm tdp_mmu=N
+	modprobe kvm_amd npt=N
+	local before
+	before=$(parameters)
+	scripts/host-host legacy job out
+	[[ $(<out/stdout.log) == "Y N" && $(parameters) == "$before" ]]
+	# Root may write to these files, so what they hold then proves nothing.
+	[[ $(tail -n 2 loaded) == "kvm tdp_mmu=N"$'\n'"kvm_amd npt=N"* ]]
+}
+
+@test "a module that does not load is loaded as it was" {
+	echo sometimes >"$SYS_MODULE/kvm_amd/parameters/flush"
+	local before
+	before=$(parameters)
+	touch broken-kvm_amd
+	refuses "cannot load kvm_amd npt=N" -- scripts/host-host shadow job out
+	[[ $(parameters) == "$before" ]]
+	# KVM says "not required", and does not take it.
+	echo not required >"$SYS_MODULE/kvm_amd/parameters/flush"
+	before=$(parameters)
+	touch broken-kvm_amd
+	refuses "cannot load kvm_amd npt=N" -- scripts/host-host shadow job out
 	[[ $(parameters) == "$before" ]]
 }
 
