@@ -133,12 +133,18 @@ bases() {
 	done | sort -V
 }
 
+# The kernel that runs on this machine, as bases are called.
+running_base() { uname -r | sed -E 's/^([0-9]+\.[0-9]+).*/\1/'; }
+
 # What a script goes through: the base that is chosen or, if it sets each_base and the user does
 # not say which, all of them, unless the user's own tree or headers can only be of one. BASE is
-# the base at hand.
+# the base at hand. With ON=host that is the kernel that runs, whether there is a series for it or not.
 choose_bases() {
 	mapfile -t chosen_bases < <(bases)
-	if [[ ${each_base:-} && -z ${BASE:-}${KSRC:-}${KDIR:-} ]] && ((${#chosen_bases[@]})); then
+	if [[ ${ON:-} == host ]]; then
+		choose BASE "$(running_base)"
+		chosen_bases=("$BASE")
+	elif [[ ${each_base:-} && -z ${BASE:-}${KSRC:-}${KDIR:-} ]] && ((${#chosen_bases[@]})); then
 		export BASE=${chosen_bases[0]}
 		chosen+=" BASE: all of ${chosen_bases[*]} (default)"
 	else
@@ -172,9 +178,11 @@ choose JOBS "$(nproc)"
 check_variables() {
 	local mode
 	mapfile -t known < <(bases)
-	one_of BASE "$BASE" "${known[@]}"
-	one_of FLAVOUR "$FLAVOUR" cloud amd64
 	one_of ON "$ON" svm vmx nested host
+	[[ $ON == host ]] || one_of BASE "$BASE" "${known[@]}"
+	[[ $ON != host || $BASE == "$(running_base)" ]] ||
+		die "BASE=$BASE: ON=host takes the kernel that runs on this machine, which is Linux $(uname -r)"
+	one_of FLAVOUR "$FLAVOUR" cloud amd64
 	[[ $ON != nested ]] || own_vendor >/dev/null
 	one_of PATCHES "$PATCHES" all none
 	[[ -z $ALL ]] || one_of ALL "$ALL" 1

@@ -80,6 +80,17 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	[[ $status -eq 0 && $(parts) == "build-9.9 9.9-host-tdp" && ! -e built ]]
 }
 
+@test "with ON=host, the kernel that runs, whether there is a series for it or not" {
+	check -u BASE ON=host MODES="tdp shadow"
+	[[ $status -eq 0 && $(parts) == "build-9.9 9.9-host-tdp 9.9-host-shadow" && $(wc -l <hosts) == 2 ]]
+	[[ $output == *"# again make check BASE=9.9 ON=host MODES=tdp FILTER="* ]]
+	stand_in uname 'echo 10.21.0-rc3+'
+	check -u BASE ON=host MODES=tdp
+	[[ $status -eq 0 && $stderr == *'BASE="10.21" (default)'* && $(parts) == "build-10.21 10.21-host-tdp" ]]
+	refuses "BASE=9.9: ON=host takes the kernel that runs on this machine, which is Linux 10.21.0-rc3+" -- \
+		make check ON=host BASE=9.9
+}
+
 @test "with PATCHES=none, the suite on the kernel as it comes" {
 	check PATCHES=none MODES=tdp ON=svm
 	[[ $(parts) == "build-9.9.unpatched 9.9.unpatched-svm-tdp" && $(<built) == "9.9 none cloud" ]]

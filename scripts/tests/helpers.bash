@@ -19,6 +19,7 @@ setup_copy() {
 	export BASE=9.9
 	stand_in dpkg-query 'echo install ok installed'
 	stand_in sudo 'exec "$@"'
+	stand_in uname 'if [[ $* == -r ]]; then echo 9.9.1-cloud; else exec /usr/bin/uname "$@"; fi'
 	make_series
 	cd "$copy" || return
 }
