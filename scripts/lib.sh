@@ -251,6 +251,8 @@ has_quirk() { # BASE
 
 # --- hosts -------------------------------------------------------------------------------------------
 
+: "${SYS_MODULE:=/sys/module}" "${DEV_KVM:=/dev/kvm}"
+
 # Whether this machine's processor virtualises, by AMD's way (svm) or Intel's (vmx), and its KVM
 # lets VMs do so too. That /dev/kvm opens proves neither.
 own_vendor() {
@@ -259,10 +261,10 @@ own_vendor() {
 		die "ON=nested: this machine's processor offers neither svm nor vmx (see /proc/cpuinfo)"
 	module=kvm_intel
 	[[ $vendor == vmx ]] || module=kvm_amd
-	[[ $(cat "/sys/module/$module/parameters/nested" 2>/dev/null) == [Y1] ]] ||
+	[[ $(cat "$SYS_MODULE/$module/parameters/nested" 2>/dev/null) == [Y1] ]] ||
 		die "ON=nested: this machine's KVM does not offer nested virtualisation:" \
-			"/sys/module/$module/parameters/nested is not Y"
-	[[ -r /dev/kvm && -w /dev/kvm ]] || die "ON=nested: no access to /dev/kvm"
+			"$SYS_MODULE/$module/parameters/nested is not Y"
+	[[ -r $DEV_KVM && -w $DEV_KVM ]] || die "ON=nested: no access to $DEV_KVM"
 	echo "$vendor"
 }
 
