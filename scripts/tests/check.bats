@@ -169,11 +169,21 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	[[ $(uniq -c threads | xargs) == "9 single 2 multi" ]]
 }
 
-@test "hosts without results are tallied all the same" {
-	for script in svm vmx; do
-		replace "scripts/host-$script" 'mkdir -p "$3"; echo "it hangs" >"$3/error"; exit 1'
-	done
+@test "hosts without results are tallied, and shown in the matrix" {
+	replace scripts/host-svm 'mkdir -p "$3"; printf "it \"hangs\" at C:\\\\\033[0m \377\n" >"$3/error"; exit 1'
+	replace scripts/host-vmx 'mkdir -p "$3"; echo 3 >"$3/status"; exit 1'
 	check BASE=9.9 MODES=tdp
-	[[ $status -eq 1 && $output != *"the matrix"* ]]
-	[[ ${lines[-1]} == "5 passed, 3 failed, 0 skipped" && $output == *"it hangs"* ]]
+	[[ $status -eq 1 && $output == *$'\n'"the matrix"$'\n'* ]]
+	[[ ${lines[-1]} == "5 passed, 3 failed, 0 skipped" && $output == *'it "hangs" at'* ]]
+	grep -F '"theme": "host", "outcome": "failed", "seconds": 0, "message": "it \"hangs\" at C:\\[0m "}' \
+		build/results/9.9-svm-tdp.json
+	grep -F '"message": "its job ended with status 3"' build/results/9.9-vmx-tdp.json
+	perl -MJSON::PP -0 -ne 'JSON::PP->new->decode($_)' build/results/9.9-{svm,vmx}-tdp.json
+}
+
+@test "without a host there is no matrix, for what makes it may be what does not build" {
+	replace scripts/modules false
+	check BASE=9.9 MODES=tdp
+	[[ $status -eq 1 && $output != *"the matrix"* && ${lines[-1]} == *" failed, 0 skipped" ]]
+	grep -F '"message": "the host was not built"' build/results/9.9-svm-tdp.json
 }
