@@ -16,6 +16,13 @@ namespace {
 
 std::string Where(const SuiteRun& run) { return run.kernel + "-" + run.machine + "-" + run.mode; }
 
+// By what columns are sorted.
+auto Rank(const SuiteRun& run) {
+  // In the order in which people name them.
+  const int mode = run.mode == "tdp" ? 0 : run.mode == "legacy" ? 1 : run.mode == "shadow" ? 2 : 3;
+  return std::make_tuple(run.kernel, run.machine, mode, run.mode);
+}
+
 std::string Joined(const std::vector<std::string>& words, const char* between) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : between) + word;
@@ -59,9 +66,26 @@ std::string Tooltip(const MatrixCell& cell) {
          " skipped";
 }
 
-// In the order in which people name them.
-int ModeRank(const std::string& mode) {
-  return mode == "tdp" ? 0 : mode == "legacy" ? 1 : mode == "shadow" ? 2 : 3;
+// "svm", "host (svm)": a machine of one's own can be of either vendor.  With `emulator`: "svm
+// (tcg)".
+std::string MachineText(const SuiteRun& run, bool emulator) {
+  std::vector<std::string> facts;
+  if (!run.vendor.empty() && run.vendor != run.machine) facts.push_back(run.vendor);
+  if (emulator && !run.emulator.empty()) facts.push_back(run.emulator);
+  return run.machine + (facts.empty() ? "" : " (" + Joined(facts, ", ") + ")");
+}
+
+// What a run doesn't say of itself, as others say it that ran on the same.
+void FillIn(std::vector<SuiteRun>& runs) {
+  for (SuiteRun& run : runs) {
+    for (const SuiteRun& other : runs) {
+      if (other.kernel != run.kernel) continue;
+      if (run.release.empty()) run.release = other.release;
+      if (other.machine != run.machine) continue;
+      if (run.vendor.empty()) run.vendor = other.vendor;
+      if (run.emulator.empty()) run.emulator = other.emulator;
+    }
+  }
 }
 
 // Each line but the first, by as much as lists are.
@@ -94,6 +118,7 @@ SuiteRun SuiteRun::Load(const std::string& path) {
   try {
     const auto json = nlohmann::json::parse(ReadFile(path));
     json.at("kernel").get_to(run.release);
+    json.at("vendor").get_to(run.vendor);
     json.at("emulator").get_to(run.emulator);
     for (const auto& test : json.at("tests"))
       run.tests.push_back(
@@ -121,12 +146,16 @@ MatrixCell& MatrixCell::operator+=(const MatrixCell& other) {
   return *this;
 }
 
-Matrix::Matrix(std::vector<SuiteRun> runs) : runs_(std::move(runs)) {
-  const auto rank = [](const SuiteRun& run) {
-    return std::make_tuple(run.kernel, run.machine, ModeRank(run.mode));
-  };
-  std::stable_sort(runs_.begin(), runs_.end(),
-                   [&](const SuiteRun& a, const SuiteRun& b) { return rank(a) < rank(b); });
+Matrix::Matrix(std::vector<SuiteRun> runs) {
+  FillIn(runs);
+  std::stable_sort(runs.begin(), runs.end(),
+                   [](const SuiteRun& a, const SuiteRun& b) { return Rank(a) < Rank(b); });
+  for (SuiteRun& run : runs) {
+    if (!runs_.empty() && Rank(runs_.back()) == Rank(run))
+      runs_.back().tests.insert(runs_.back().tests.end(), run.tests.begin(), run.tests.end());
+    else
+      runs_.push_back(std::move(run));
+  }
   for (size_t i = 0; i < runs_.size(); i++) Count(runs_[i], i);
 }
 
@@ -201,7 +230,7 @@ std::string Matrix::Text() const {
     std::string machine;
     for (const size_t i : columns) {
       // A machine's name stands above its first mode only.
-      rows[0].push_back(runs_[i].machine == machine ? "" : runs_[i].machine);
+      rows[0].push_back(runs_[i].machine == machine ? "" : MachineText(runs_[i], false));
       machine = runs_[i].machine;
       rows[1].push_back(runs_[i].mode);
     }
@@ -253,9 +282,8 @@ std::string Matrix::Html() const {
       size_t end = i;
       while (end < columns.size() && runs_[columns[end]].machine == runs_[columns[i]].machine)
         end++;
-      const SuiteRun& run = runs_[columns[i]];
-      os << "<th colspan=\"" << end - i << "\">" << Escaped(run.machine)
-         << (run.emulator.empty() ? "" : " (" + Escaped(run.emulator) + ")") << "</th>";
+      os << "<th colspan=\"" << end - i << "\">" << Escaped(MachineText(runs_[columns[i]], true))
+         << "</th>";
       i = end;
     }
     os << "</tr>\n<tr>";

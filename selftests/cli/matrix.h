@@ -20,8 +20,8 @@ struct SuiteRun {
   // What it ran on, "6.12" or "6.12.unpatched", then vendor or machine, and mode: of the file's
   // name, BASE[.KIND]-ON-MODE.json.
   std::string kernel, machine, mode;
-  std::string release;  // uname -r
-  std::string emulator;
+  // What it says of itself, which a host that died can't: uname -r, the vendor, what emulates it.
+  std::string release, vendor, emulator;
   std::vector<Test> tests;
 
   // Throws std::runtime_error if the file has another name, or isn't such a file.
@@ -39,6 +39,7 @@ struct MatrixCell {
 
 class Matrix {
  public:
+  // Several runs of one kernel, machine and mode are its shards.
   explicit Matrix(std::vector<SuiteRun> runs);
 
   // A table per kernel: a row per theme of which it has tests, a row with their sum, a column per

@@ -16,18 +16,19 @@ using testing::Not;
 
 SuiteRun RunOf(const std::string& machine, const std::string& mode,
                std::vector<SuiteRun::Test> tests, const std::string& kernel = "6.12") {
-  return {kernel, machine, mode, "6.12.1-cloud", "tcg", std::move(tests)};
+  return {kernel, machine, mode, "6.12.1-cloud", machine, "tcg", std::move(tests)};
 }
 
 TEST(Matrix, ARunIsNamedByItsFile) {
   const TempDir dir;
   const SuiteRun run = SuiteRun::Load(dir.Write("6.12.unpatched-svm-tdp.json", R"({
-      "kernel": "6.12.1", "emulator": "tcg", "tests": [
+      "kernel": "6.12.1", "vendor": "svm", "emulator": "tcg", "tests": [
         {"name": "A.B", "theme": "delete", "outcome": "passed", "seconds": 1, "message": ""}]})"));
   EXPECT_EQ(run.kernel, "6.12.unpatched");
   EXPECT_EQ(run.machine, "svm");
   EXPECT_EQ(run.mode, "tdp");
   EXPECT_EQ(run.release, "6.12.1");
+  EXPECT_EQ(run.vendor, "svm");
   ASSERT_EQ(run.tests.size(), 1u);
   EXPECT_EQ(run.tests[0].theme, "delete");
 }
@@ -95,6 +96,49 @@ TEST(Matrix, ThemesThatAKernelWasNotTestedForAreNotInItsTable) {
                        RunOf("svm", "tdp", {{"M.One", "move", "passed", ""}}, "6.12")});
   EXPECT_THAT(matrix.Text(), HasSubstr("6.1     svm\ntheme   tdp\ndelete    1\nall       1\n\n"));
   EXPECT_THAT(matrix.Text(), HasSubstr("6.12   svm\ntheme  tdp\nmove     1\nall      1\n\n"));
+}
+
+TEST(Matrix, AMachineOfOnesOwnIsShownWithItsVendor) {
+  SuiteRun host = RunOf("host", "tdp", {{"D.One", "delete", "passed", ""}});
+  host.vendor = "svm";
+  host.emulator = "";
+  SuiteRun nested = RunOf("nested", "tdp", {{"D.One", "delete", "passed", ""}});
+  nested.vendor = "vmx";
+  nested.emulator = "kvm";
+  const Matrix matrix({host, nested});
+  EXPECT_THAT(matrix.Text(), HasSubstr("6.12    host (svm)  nested (vmx)\n"
+                                       "theme          tdp           tdp\n"
+                                       "delete           1             1\n"));
+  EXPECT_THAT(matrix.Html(), HasSubstr("<th colspan=\"1\">host (svm)</th>"
+                                       "<th colspan=\"1\">nested (vmx, kvm)</th>"));
+}
+
+// As scripts/check writes it.
+TEST(Matrix, AHostThatDiedHasItsColumn) {
+  const TempDir dir;
+  const SuiteRun dead = SuiteRun::Load(dir.Write(
+      "6.12-svm-tdp.json", R"({"kernel": "", "vendor": "", "mode": "tdp", "emulator": "", "tests": [
+ {"name": "host", "theme": "host", "outcome": "failed", "seconds": 0, "message": "it \"hangs\""}]})"));
+  const Matrix matrix({dead, RunOf("svm", "legacy", {{"D.One", "delete", "passed", ""}})});
+  EXPECT_THAT(matrix.Text(), HasSubstr("6.12    svm\n"
+                                       "theme   tdp  legacy\n"
+                                       "delete    -       1\n"
+                                       "host     1F       -\n"
+                                       "all      1F       1\n"));
+  EXPECT_THAT(matrix.Text(), HasSubstr("Failed:\n  host: it \"hangs\"\n      6.12-svm-tdp\n"));
+  EXPECT_THAT(matrix.Html(), HasSubstr("Linux 6.12.1-cloud<"));
+  EXPECT_THAT(matrix.Html(), HasSubstr("<th colspan=\"2\">svm (tcg)</th>"));
+}
+
+TEST(Matrix, ShardsShareAColumn) {
+  const Matrix matrix({RunOf("svm", "tdp", {{"D.One", "delete", "passed", ""}}),
+                       RunOf("svm", "shadow", {{"D.One", "delete", "passed", ""}}),
+                       RunOf("svm", "tdp", {{"D.Two", "delete", "failed", ""}}),
+                       RunOf("svm", "tdp", {})});
+  EXPECT_THAT(matrix.Text(), HasSubstr("6.12     svm\n"
+                                       "theme    tdp  shadow\n"
+                                       "delete  1F 1       1\n"
+                                       "all     1F 1       1\n\n"));
 }
 
 TEST(Matrix, ThePageHasItAllAndIsSafe) {
