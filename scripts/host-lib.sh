@@ -79,12 +79,12 @@ run_machine() {
 	machine=$!
 	exec {alive}<"$out/alive"
 	while ! ended_within_a_second "$alive"; do
-		((SECONDS - began < LIMIT)) || fail "not finished after $LIMIT s; ended. $(last_words)"
+		((SECONDS - began < LIMIT)) || fail "not finished after $LIMIT s$(in_test); ended. $(last_words)"
 		now=$(stat -c %s "$out/console.log" "$out/stdout.log" | paste -s)
 		if [[ $now != "$said" ]]; then
 			said=$now quiet_since=$SECONDS
 		elif ((SECONDS - quiet_since >= QUIET)); then
-			fail "hangs, silent for $QUIET s; ended. $(last_words)"
+			fail "hangs$(in_test), silent for $QUIET s; ended. $(last_words)"
 		fi
 		if [[ ! $ready ]] && grep -qa 'slotzap-host: ready' "$out/console.log"; then
 			ready=$(since "$start")
@@ -99,7 +99,7 @@ run_machine() {
 	ended_well "$status" ||
 		fail "$machine_name ended with status $status: $(tail -n 1 "$out/machine.log")"
 	grep -qa 'slotzap-host: done status' "$out/console.log" ||
-		fail "stopped before the job was done. $(last_words)"
+		fail "stopped$(in_test) before the job was done. $(last_words)"
 	since "$start" >"$out/seconds"
 	say "host $name: finished in $(<"$out/seconds") s"
 }
@@ -126,11 +126,17 @@ clean_up() {
 
 last_words() { echo "Last line: $(tail -qn 1 "$out/stdout.log" "$out/console.log" 2>/dev/null | grep -m 1 .)"; }
 
+# Where the job was, if it is the suite: its tests say when they start.
+in_test() {
+	LC_ALL=C awk '/^# running / { test = " in " $3 } /^(not )?ok / { test = "" } END { print test }' \
+		"$out/stdout.log"
+}
+
 judge_console() {
 	local panic
 	panic=$(grep -m 1 -aE 'Kernel panic|BUG: |Oops: |general protection fault' "$out/console.log" |
 		tr -d '\r') || true
-	[[ ! $panic ]] || fail "kernel died: $panic (see $out/console.log)"
+	[[ ! $panic ]] || fail "kernel died$(in_test): $panic (see $out/console.log)"
 }
 
 unpack_results() {

@@ -181,6 +181,15 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	perl -MJSON::PP -0 -ne 'JSON::PP->new->decode($_)' build/results/9.9-{svm,vmx}-tdp.json
 }
 
+@test "that a test starts is no news once it has ended, unless it has more to say" {
+	replace scripts/host-svm 'mkdir -p "$3/results"; echo "{}" >"$3/results/results.json"; echo 0 >"$3/status"
+		printf "%s\n" 1..4 "# running A.1" "ok 1 A.1" "# running A.2" "ok 2 A.2" "# running A.3" "# hm" \
+			"not ok 3 A.3" "# running A.4" >"$3/stdout.log"'
+	check ON=svm MODES=tdp
+	[[ $(sed '/^# status/,$d' build/results/9.9-svm-tdp.ktap | paste -s -d ,) == \
+		"1..4,ok 1 A.1,ok 2 A.2,# running A.3,# hm,not ok 3 A.3,# running A.4" ]]
+}
+
 @test "without a host there is no matrix, for what makes it may be what does not build" {
 	replace scripts/modules false
 	check BASE=9.9 MODES=tdp

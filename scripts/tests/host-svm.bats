@@ -50,6 +50,19 @@ host() { scripts/host-svm tdp job out; }
 	[[ -s out/error ]]
 }
 
+@test "the test that a host died in is named, if there was one" {
+	fake_qemu 'printf "1..2\n# running A.x\nok 1 A.x # 1 s\n# running A.y\n# half\n" >"$job"
+		say "[    1.5] Kernel panic - not syncing: x"'
+	refuses "kernel died in A.y: " -- host
+	fake_qemu 'printf "# running A.x\nok 1 A.x # 1 s\n" >"$job"; say "[    1.5] Kernel panic - not syncing: x"'
+	refuses "kernel died: " -- host
+	fake_qemu 'echo "# running A.x" >"$job"; exec tail -f /dev/null'
+	QUIET=2 refuses "hangs in A.x, silent for 2 s" -- host
+	LIMIT=2 refuses "not finished after 2 s in A.x; " -- host
+	fake_qemu 'echo "# running A.x" >"$job"'
+	refuses "stopped in A.x before the job was done" -- host
+}
+
 @test "a host that panics and stays is ended" {
 	fake_qemu 'say "Kernel panic - not syncing: x"; say "---[ end Kernel panic - not syncing: x ]---"
 		echo $$ >pid; exec tail -f /dev/null'

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// Shows that a long test gets on.  Whoever runs it can't tell one that says nothing for minutes
-// from a host that hangs; scripts/host-lib.sh ends those.
+// Shows that a long test gets on.  Whoever runs it can't tell one that says nothing but that it
+// still runs (harness/session.h) from one that hangs.
 #pragma once
 
 #include <chrono>

@@ -102,7 +102,16 @@ void Session::TestStarted() {
   next_++;
   running_ = true;
   failures_.clear();
-  SetFatalSignalLine("not ok " + std::to_string(printed_ + 1) + " " + records_[next_ - 1].name);
+  const std::string& name = records_[next_ - 1].name;
+  PrintDiagnostic("running " + name);
+  SetFatalSignalLine("not ok " + std::to_string(printed_ + 1) + " " + name);
+}
+
+void Session::StillRunning(std::chrono::seconds elapsed) {
+  const std::lock_guard lock(mutex_);
+  if (running_)
+    PrintDiagnostic("still running after " + std::to_string(elapsed.count()) +
+                    " s: " + records_[next_ - 1].name);
 }
 
 void Session::Failure(std::string_view text) {

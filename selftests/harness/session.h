@@ -60,7 +60,8 @@ class Session {
   // The next tests to run, in their order: names and themes.
   void Plan(std::vector<TestRecord> tests);
   void Diagnostic(std::string_view text);
-  void TestStarted();                   // the next one of the plan
+  void TestStarted();  // the next one of the plan; named at once, for it may end the host
+  void StillRunning(std::chrono::seconds elapsed);  // the running test, if there is one
   void Failure(std::string_view text);  // of the running test, or of what runs between tests
   void TestEnded(Outcome outcome, double seconds, std::string_view skip_reason);
   // Reports the failures since the last test as those of `what`, which wasn't planned.

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <exception>
 #include <filesystem>
 #include <future>
@@ -26,8 +27,13 @@ std::string ReadIfAllowed(const std::string& path) {
 
 }  // namespace
 
-Watchdog::Watchdog(std::chrono::seconds limit, OnExpiry on_expiry)
-    : default_limit_(limit), on_expiry_(std::move(on_expiry)), limit_(limit) {
+Watchdog::Watchdog(std::chrono::seconds limit, OnExpiry on_expiry, std::chrono::milliseconds tick,
+                   OnTick on_tick)
+    : default_limit_(limit),
+      on_expiry_(std::move(on_expiry)),
+      tick_(tick),
+      on_tick_(std::move(on_tick)),
+      limit_(limit) {
   // A signal that a test sends to its own process has to hit one of the test's threads.
   sigset_t all;
   sigset_t old;
@@ -49,6 +55,7 @@ Watchdog::~Watchdog() {
 void Watchdog::Restart() {
   const std::lock_guard lock(mutex_);
   start_ = Clock::now();
+  next_tick_ = start_ + tick_;
   limit_ = default_limit_;
   changed_.notify_one();
 }
@@ -62,11 +69,16 @@ void Watchdog::SetLimit(std::chrono::seconds limit) {
 void Watchdog::Run() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    if (Clock::now() >= start_ + limit_) {
+    const Clock::time_point now = Clock::now();
+    if (now >= start_ + limit_) {
       on_expiry_(limit_);
       std::terminate();
     }
-    changed_.wait_until(lock, start_ + limit_);
+    if (now >= next_tick_) {
+      on_tick_(std::chrono::duration_cast<std::chrono::seconds>(now - start_));
+      next_tick_ = now + tick_;
+    }
+    changed_.wait_until(lock, std::min(start_ + limit_, next_tick_));
   }
 }
 

@@ -12,12 +12,15 @@
 namespace slotzap {
 
 // Calls `on_expiry` from a thread of its own when the time is over.  on_expiry must not return:
-// there is no way to end the test that hangs but with the process.
+// there is no way to end the test that hangs but with the process.  Until then, calls `on_tick`
+// each `tick` with the time that has gone.  Neither may call the watchdog.
 class Watchdog {
  public:
   using OnExpiry = std::function<void(std::chrono::seconds limit)>;
+  using OnTick = std::function<void(std::chrono::seconds elapsed)>;
 
-  Watchdog(std::chrono::seconds limit, OnExpiry on_expiry);
+  Watchdog(std::chrono::seconds limit, OnExpiry on_expiry, std::chrono::milliseconds tick,
+           OnTick on_tick);
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
   ~Watchdog();
@@ -34,9 +37,12 @@ class Watchdog {
 
   const std::chrono::seconds default_limit_;
   const OnExpiry on_expiry_;
+  const std::chrono::milliseconds tick_;
+  const OnTick on_tick_;
   std::mutex mutex_;
   std::condition_variable changed_;
   Clock::time_point start_ = Clock::now();
+  Clock::time_point next_tick_ = start_ + tick_;
   std::chrono::seconds limit_;
   bool stop_ = false;
   std::thread thread_;

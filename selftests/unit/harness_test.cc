@@ -18,11 +18,13 @@ namespace slotzap {
 namespace {
 
 struct Child {
-  std::string output;  // standard output and error, with what differs from run to run replaced
+  std::string raw;     // standard output and error
+  std::string output;  // the same, with what differs from run to run replaced
   int status = 0;      // of the process as a shell sees it: 128 + N for signal N
 };
 
 // What varies: times, line numbers in harness_child.cc, where things are, the state of threads.
+// That a test starts is left out: each does.
 std::string Normalise(std::string text) {
   const auto replace = [&](const char* what, const char* with) {
     text = std::regex_replace(text, std::regex(what), with);
@@ -31,6 +33,7 @@ std::string Normalise(std::string text) {
   replace("harness_child.cc:\\d+", "harness_child.cc:N");
   replace("# kernel \\d[^\n]*\n", "# kernel K\n");
   replace("# threads:\n(#  [^\n]*\n)*", "# threads\n");
+  replace("# running [^\n]*\n", "");
   return text;
 }
 
@@ -44,7 +47,8 @@ Child RunChild(const std::string& arguments) {
   char buffer[4096];
   for (size_t n = 0; (n = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) output.append(buffer, n);
   const int status = pclose(pipe);
-  return {Normalise(output), WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)};
+  return {output, Normalise(output),
+          WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)};
 }
 
 Child RunTests(const std::string& filter, const std::string& flags = "") {
@@ -150,6 +154,17 @@ TEST(Harness, AFilterThatMatchesNothingIsAnError) {
   EXPECT_EQ(run.status, 1);
 }
 
+// Whatever ends a host, the last lines that come out of it say in which test.
+TEST(Harness, TestsAreNamedWhenTheyStart) {
+  const Child run = RunTests("Child.Passes:Child.Crashes");
+  EXPECT_NE(run.raw.find("\n# running Child.Passes\nok 1 Child.Passes #"), std::string::npos)
+      << run.raw;
+  EXPECT_TRUE(
+      run.raw.ends_with("\n# running Child.Crashes\n"
+                        "not ok 2 Child.Crashes # died of signal 11\n"))
+      << run.raw;
+}
+
 TEST(Harness, WrongArgumentsAreErrors) {
   const Child unknown = RunChild("--nonesuch");
   EXPECT_NE(unknown.output.find("error: unknown argument '--nonesuch'"), std::string::npos)
@@ -210,6 +225,14 @@ TEST(Harness, AHangEndsTheRunWithWhatIsKnown) {
   EXPECT_EQ(json["tests"][1]["outcome"], "failed");
   EXPECT_EQ(json["tests"][2]["outcome"], "not run");
   EXPECT_EQ(json["failed"], 2);
+}
+
+TEST(Harness, ATestThatTakesLongSaysThatItRuns) {
+  const Child run = RunTests("Child.Hangs", "--tick=100");
+  EXPECT_NE(run.output.find("# before it hung\n"
+                            "# still running after 0 s: Child.Hangs\n"),
+            std::string::npos)
+      << run.output;
 }
 
 TEST(Harness, AHangBetweenTestsIsNoticed) {

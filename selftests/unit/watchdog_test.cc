@@ -13,9 +13,21 @@ using std::chrono::seconds;
 
 // What expires is seen in harness_test.cc, since it ends the process.
 TEST(Watchdog, EndsAtOnceWhenItIsNoLongerNeeded) {
-  Watchdog watchdog(seconds(3600), [](seconds) { FAIL(); });
+  Watchdog watchdog(
+      seconds(3600), [](seconds) { FAIL(); }, seconds(3600), [](seconds) { FAIL(); });
   watchdog.SetLimit(seconds(7200));
   watchdog.Restart();
+}
+
+TEST(Watchdog, TicksUntilThen) {
+  std::promise<seconds> third;
+  int ticks = 0;
+  Watchdog watchdog(
+      seconds(3600), [](seconds) { FAIL(); }, std::chrono::milliseconds(400),
+      [&](seconds elapsed) {
+        if (++ticks == 3) third.set_value(elapsed);
+      });
+  EXPECT_GE(third.get_future().get(), seconds(1));
 }
 
 TEST(DescribeThreads, NamesThisThreadAndItsSystemCall) {
