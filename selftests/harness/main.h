@@ -26,7 +26,8 @@ enum ExitStatus { kExitPassed = 0, kExitFailed = 1, kExitSkipped = 4 };
 
 // Parses the command line, runs the tests, returns main()'s exit status: kExitPassed,
 // kExitFailed if anything failed (or a wrong flag, or a filter that selects nothing), or
-// kExitSkipped if every test was skipped.  If a test exceeds its time, the process ends.
+// kExitSkipped if every test was skipped (or none is left for this of GoogleTest's shards).  If a
+// test exceeds its time, the process ends.
 int HarnessMain(int argc, char** argv, const HarnessOptions& options = {});
 
 // Gives the test that runs `timeout` from its start, in place of --timeout.  Without effect

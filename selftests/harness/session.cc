@@ -186,6 +186,12 @@ void Session::FinishLocked() {
   WriteResults(true);
 }
 
+void Session::NothingToRun(const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  Print("KTAP version 1\n1..0 # SKIP " + why + "\n");
+  WriteResults(true);
+}
+
 bool Session::empty() const {
   const std::lock_guard lock(mutex_);
   return records_.empty();

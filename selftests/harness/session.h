@@ -67,6 +67,8 @@ class Session {
   // Reports the failures since the last test as those of `what`, which wasn't planned.
   void FailedOutsideTests(const std::string& what);
   void Finish();
+  // In place of all of these: this process has no test to run.
+  void NothingToRun(const std::string& why);
 
   // Reports that the running test, or what runs between tests, hangs; then Finish().  `text`:
   // what is known about the state of the process.

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <regex>
@@ -37,11 +38,14 @@ std::string Normalise(std::string text) {
   return text;
 }
 
-Child RunChild(const std::string& arguments) {
+// `variables`: of its environment, which has none of those that deal out the tests of this process.
+Child RunChild(const std::string& arguments, const std::string& variables = "") {
   const std::string child =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "slotzap-unit-child";
   if (!FileExists(child)) throw std::runtime_error("the tests need " + child + " beside them");
-  FILE* pipe = popen(("exec " + child + " " + arguments + " 2>&1").c_str(), "re");
+  const std::string command = "exec env -u GTEST_TOTAL_SHARDS -u GTEST_SHARD_INDEX " + variables +
+                              " " + child + " " + arguments + " 2>&1";
+  FILE* pipe = popen(command.c_str(), "re");
   if (pipe == nullptr) ThrowErrno("popen " + child);
   std::string output;
   char buffer[4096];
@@ -152,6 +156,38 @@ TEST(Harness, AFilterThatMatchesNothingIsAnError) {
   EXPECT_EQ(run.output,
             "error: no test matches 'Nonesuch'; --gtest_list_tests prints their names\n");
   EXPECT_EQ(run.status, 1);
+}
+
+TEST(Harness, AShardWithoutTestsIsSkipped) {
+  const TempDir results;
+  const std::string second = "GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=1";
+  const std::string arguments = "--gtest_filter=Child.Passes --results=" + results.path();
+  const Child run = RunChild(arguments, second);
+  EXPECT_EQ(run.output, "KTAP version 1\n1..0 # SKIP no test is left for this shard\n");
+  EXPECT_EQ(run.status, 4);
+  const auto json = nlohmann::json::parse(ReadFile(results.path() + "/results.json"));
+  EXPECT_TRUE(json["tests"].empty());
+
+  EXPECT_EQ(RunChild(arguments, "GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=0").status, 0);
+  EXPECT_EQ(RunChild("--gtest_filter=Child.Passes:Child.Skips", second).output,
+            Head(1) + "ok 1 Child.Skips # SKIP no such machine\n# passed 0, failed 0, skipped 1\n");
+}
+
+// One of them says so, for others can't tell.
+TEST(Harness, AFilterThatMatchesNothingIsAnErrorInTheFirstShard) {
+  const std::string first = "GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=0";
+  EXPECT_EQ(RunChild("--gtest_filter=Nonesuch", first).output,
+            "error: no test matches 'Nonesuch'; --gtest_list_tests prints their names\n");
+}
+
+// By now GoogleTest has read this process's own.
+TEST(Harness, TheShardOfTheseTestsIsNotTheChilds) {
+  setenv("GTEST_TOTAL_SHARDS", "2", 1);
+  setenv("GTEST_SHARD_INDEX", "1", 1);
+  const Child run = RunTests("Child.Passes");
+  unsetenv("GTEST_TOTAL_SHARDS");
+  unsetenv("GTEST_SHARD_INDEX");
+  EXPECT_EQ(run.output, Head(1) + "ok 1 Child.Passes # T s\n# passed 1, failed 0, skipped 0\n");
 }
 
 // Whatever ends a host, the last lines that come out of it say in which test.
