@@ -136,6 +136,32 @@ parts() { sed -nE 's/^(not )?ok [0-9]+ - //p' <<<"$output" | xargs; }
 	[[ $(<build/host/check/9.9-svm-tdp/job) == *"export GTEST_TOTAL_SHARDS=4"*"export GTEST_SHARD_INDEX=2"* ]]
 }
 
+@test "shards leave each other's results alone, and the matrix has all of them" {
+	replace build/selftests/slotzap 'printf "%s\n" "${@:4}"; touch "$3"; echo; echo "N passed"'
+	cp "$BATS_TEST_DIRNAME/../matrix" scripts/matrix
+	check ON=svm MODES=tdp GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=0
+	check ON=svm MODES=tdp GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=1
+	both=$'\n'build/results/shard-0-of-2/9.9-svm-tdp.json$'\n'build/results/shard-1-of-2/9.9-svm-tdp.json$'\n'
+	[[ $status -eq 0 && $(parts) == "build-9.9 9.9-svm-tdp" && $output == *"$both"* ]]
+	[[ ! -e build/results/9.9-svm-tdp.json ]]
+	check ON=svm MODES="tdp shadow" GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=1
+	check ON=svm MODES=tdp GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=1
+	[[ $output == *"$both"* && $output != *shadow* ]]
+	check ON=svm MODES=tdp GTEST_TOTAL_SHARDS=3 GTEST_SHARD_INDEX=1
+	[[ $(echo build/results/shard-*) == build/results/shard-1-of-3 ]]
+	check ON=svm MODES=tdp
+	[[ $(find build/results -name '*.json') == build/results/9.9-svm-tdp.json && ! -e build/results/shard-1-of-3 ]]
+	check ON=svm MODES=tdp GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=0
+	[[ $(find build/results -name '*.json') == build/results/shard-0-of-2/9.9-svm-tdp.json ]]
+}
+
+@test "wrong shards say what they should be" {
+	refuses "GTEST_TOTAL_SHARDS=2, GTEST_SHARD_INDEX=2: not a number, and one below it" -- \
+		make check GTEST_TOTAL_SHARDS=2 GTEST_SHARD_INDEX=2
+	refuses "GTEST_TOTAL_SHARDS=2, GTEST_SHARD_INDEX=: not" -- make check GTEST_TOTAL_SHARDS=2
+	refuses "GTEST_TOTAL_SHARDS=, GTEST_SHARD_INDEX=1: not" -- make check GTEST_SHARD_INDEX=1
+}
+
 @test "a tree or headers of the user's own are of one base" {
 	mkdir -p kernel/6.1 "$BATS_TEST_TMPDIR/headers/include/config"
 	touch kernel/6.1/series "$BATS_TEST_TMPDIR/headers/include/config/auto.conf"
