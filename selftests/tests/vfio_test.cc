@@ -477,8 +477,13 @@ TEST_P(VfioDma, BesideARomThatFlips) {
 
   VerifyLoop loop(vm.guest(1), {PatternOf(vm.source.slot, vm.source.seed)});
   WhileBusy(
-      vm, "ROM became RAM and ROM again", [&] { vm.ResetTarget(); },
-      [&] { vm.StartByGuest(Store(vm)); },
+      vm, "ROM became RAM and ROM again",
+      [&] {
+        vm.ResetTarget();
+        // So that the device holds something else.
+        vm.Transfer(ToDevice(vm.below.slot.page(0) + kFrom));
+      },
+      [&] { vm.StartByGuest(Load(vm)); },
       [&] {
         EXPECT_THAT(vm.guest().Write(rom.page(1), 0xbad), IsMmioWriteAt(rom.page(1), 0xbad));
         rom.Delete();
@@ -508,7 +513,6 @@ TEST_P(VfioDma, OnlyWhereItIsMapped) {
   DmaVm vm(Config(), pci());
   MemorySlot& slot = vm.target.slot;
   const uint32_t left = vm.container().MappingsLeft();
-  vm.Transfer(Load(vm));
   vm.ResetTarget();
 
   slot.Delete();
@@ -627,6 +631,7 @@ TEST_P(VfioPins, GoWithTheLastUser) {
       case Last::kKvmVfio:
         vm.reset();
         assigned.reset();
+        vm.Transfer(Store(vm));
         expect_pinned(true, "as long as KVM has the group");
         kvm_vfio.reset();
         break;
