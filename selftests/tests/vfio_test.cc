@@ -473,6 +473,29 @@ TEST_P(VfioDma, BesideARomThatFlips) {
   SlotConfig writable = rom.config();
   writable.flags = 0;
   MemorySlot ram(vm.vm(), rom.id(), writable);
+  // What the slot had is what the IOMMU knows, and so what the data comes to, although the guest
+  // has other memory there by then.
+  const std::shared_ptr<GuestMemory> mapped = slot.config().memory;
+  const auto other = std::make_shared<GuestMemory>(kRamSize);
+  constexpr uint64_t kOtherSeed = kSeed + 8;
+  WhileBusy(
+      vm, "slot got other memory",
+      [&] {
+        vm.ResetTarget();
+        FillMemory(*other, {.pages = kRamSize / kPageSize, .seed = kOtherSeed});
+      },
+      start,
+      [&] {
+        slot.Delete();
+        slot.AddWith(other);
+        EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
+      },
+      [&] {
+        EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
+        slot.Delete();
+        slot.AddWith(mapped);
+        check();
+      });
   vm.Transfer(Load(vm));
 
   VerifyLoop loop(vm.guest(1), {PatternOf(vm.source.slot, vm.source.seed)});
