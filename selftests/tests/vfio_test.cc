@@ -551,6 +551,51 @@ TEST_P(VfioDma, OnlyWhereItIsMapped) {
   EXPECT_EQ(vm.container().MappingsLeft(), left);
   vm.ResetTarget();
   vm.Transfer(Store(vm));
+// The BAR goes elsewhere: by its new address the guest sees the DMA end, and begins the next.  What
+// it writes to the old one does not reach the device.
+TEST_P(VfioDma, ThroughABarThatIsMoved) {
+  DmaVm vm(Config(), pci());
+  const GpaRange home = vm.bar.range();
+  const Gpa kAway = 3_GiB;
+  vm.Transfer(Load(vm));
+  const auto expect_no_bar_at = [&](const GpaRange& range) {
+    EXPECT_THAT(vm.guest().TouchRead({range}), FindsNothingIn(range));
+    const uint32_t liveness = vm.edu.liveness();
+    const Gpa gpa = range.start + Edu::kLiveness;
+    EXPECT_THAT(vm.guest().WriteSized(gpa, liveness, 4).mmio,
+                ElementsAre(MmioAccess{gpa, 4, true, liveness}));
+    EXPECT_EQ(vm.edu.liveness(), liveness) << "the guest wrote to where the BAR was";
+  };
+  WhileBusy(
+      vm, "BAR moved", [&] { vm.ResetTarget(); }, [&] { vm.StartByGuest(Store(vm)); },
+      [&] {
+        vm.bar.MoveTo(kAway);
+        const Outcome command = vm.guest().ReadSized(kAway + Edu::kDmaCommand, 8);
+        // If it is busy now, it was before.
+        if (vm.edu.busy()) {
+          EXPECT_THAT(command, Returns(Edu::kDmaFromDevice | Edu::kDmaRun));
+        }
+      },
+      [&] {
+        expect_no_bar_at(home);
+        EXPECT_THAT(vm.guest().ReadSized(kAway + Edu::kDmaCommand, 8),
+                    Returns(Edu::kDmaFromDevice));
+        ExpectStored(vm);
+        vm.ExpectMemoryAsItShouldBe();
+        ExpectGuestSeesStored(vm);
+        vm.ResetTarget();
+        vm.StartByGuest(Store(vm));
+        vm.edu.WaitUntilIdle();
+        vm.bar.MoveTo(home.start);
+        expect_no_bar_at({kAway, home.size});
+        EXPECT_THAT(vm.guest().ReadSized(home.start + Edu::kDmaCommand, 8),
+                    Returns(Edu::kDmaFromDevice));
+        ExpectStored(vm);
+        vm.ExpectMemoryAsItShouldBe();
+        ExpectGuestSeesStored(vm);
+      });
+}
+
   ExpectStored(vm);
   vm.ExpectMemoryAsItShouldBe();
   ExpectGuestSeesStored(vm);
