@@ -196,6 +196,66 @@ TEST_P(VfioBar, DeletingItSparesMemoryAndTheOtherWayRound) {
 SLOTZAP_INSTANTIATE(VfioBar);
 
 // --- DMA
+// A device that does not answer at its BAR, because its configuration space says so, which is not
+// the guest's to write: VFIO unmaps the BAR, and KVM has no page for the slot.  The guest's access
+// neither reaches the device nor gets an answer.
+TEST_P(VfioBar, DisabledWhileItIsMapped) {
+  AssignedVm vm(Config(), pci());
+  std::optional<MemorySlot> bar = vm.AddBar(kBarGpa);
+  if (!bar) GTEST_SKIP() << "no BAR of " << pci().Ids() << " can be mapped";
+  MemorySlot other = vm.AddFilledSlot(kBarGpa - kRamSize, kRamSize, kSeed);
+  const VfioDevice& device = vm.assigned().device;
+  const auto expect_no_answer = [&](const auto& access) {
+    try {
+      const Outcome outcome = access();
+      ADD_FAILURE() << "the vCPU went on: " << outcome;
+    } catch (const KvmError& e) {
+      EXPECT_EQ(e.error(), EFAULT) << e.what();
+    }
+  };
+  ExpectBarAt(vm, *bar);
+  ASSERT_THAT(vm.guest().TouchRead({bar->range(), other.range()}), Succeeds());
+  {
+    ZapWatch watch(vm.vm());
+    device.DisableMemory();
+    EXPECT_THAT(watch.Stop(), ZappedOnly({{bar->range()}}, CurrentMmuMode()));
+  }
+  expect_no_answer([&] { return vm.guest().ReadSized(bar->page(0), 4); });
+  expect_no_answer([&] { return vm.guest().Resume(); });
+  device.EnableMemory();
+  EXPECT_THAT(vm.guest().Resume(), Succeeds());
+  ExpectBarAt(vm, *bar);
+
+  // What comes and goes meanwhile is the slot, not the BAR.
+  const GpaRange here = bar->range();
+  device.DisableMemory();
+  bar->Delete();
+  EXPECT_THAT(vm.guest().TouchRead({here}), FindsNothingIn(here));
+  bar->Add();
+  expect_no_answer([&] { return vm.guest().ReadSized(bar->page(0), 4); });
+  bar->MoveTo(3_GiB);
+  EXPECT_THAT(vm.guest().Resume().mmio,
+              ElementsAre(MmioAccess{here.start, 4, false, guest::kNoMemory}));
+  expect_no_answer([&] { return vm.guest().ReadSized(bar->page(0), 4); });
+  device.EnableMemory();
+  EXPECT_THAT(vm.guest().Resume(), Succeeds());
+  EXPECT_THAT(vm.guest().Verify({PatternOf(other, kSeed)}), SeesPattern());
+  ExpectNoBarIn(vm, *bar, here);
+  ExpectBarAt(vm, *bar);
+  if (!is_edu()) return;
+
+  // A write waits until somebody is there.
+  const Gpa gpa = bar->page(0) + Edu::kLiveness;
+  const uint32_t liveness = Edu(bar->memory().mapping()).liveness();
+  device.DisableMemory();
+  expect_no_answer([&] { return vm.guest().WriteSized(gpa, liveness, 4); });
+  device.EnableMemory();
+  const Edu edu(bar->memory().mapping());
+  EXPECT_EQ(edu.liveness(), liveness) << "the guest wrote to a BAR that was disabled";
+  EXPECT_THAT(vm.guest().Resume(), Succeeds());
+  EXPECT_EQ(edu.liveness(), ~liveness) << "the guest's write did not arrive";
+}
+
 
 // A memslot that the device can reach, and what it should hold.
 struct Ram {

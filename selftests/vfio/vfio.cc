@@ -132,13 +132,16 @@ void VfioDevice::WriteConfig(uint64_t offset, uint16_t value) const {
                " of the device's configuration space");
 }
 
-void VfioDevice::SetCommand(uint16_t bits) const {
-  WriteConfig(PCI_COMMAND, static_cast<uint16_t>(ReadConfig(PCI_COMMAND) | bits));
+void VfioDevice::SetCommand(uint16_t bits, bool on) const {
+  const uint16_t command = ReadConfig(PCI_COMMAND);
+  WriteConfig(PCI_COMMAND, static_cast<uint16_t>(on ? command | bits : command & ~bits));
 }
 
-void VfioDevice::EnableMemory() const { SetCommand(PCI_COMMAND_MEMORY); }
+void VfioDevice::EnableMemory() const { SetCommand(PCI_COMMAND_MEMORY, true); }
 
-void VfioDevice::EnableBusMaster() const { SetCommand(PCI_COMMAND_MASTER); }
+void VfioDevice::DisableMemory() const { SetCommand(PCI_COMMAND_MEMORY, false); }
+
+void VfioDevice::EnableBusMaster() const { SetCommand(PCI_COMMAND_MASTER, true); }
 
 AssignedDevice::AssignedDevice(const PciDevice& pci)
     : group(pci.iommu_group.value()), device(Attached(container, group), pci.address) {

@@ -87,13 +87,15 @@ class VfioDevice {
   // The 16 bits at `offset` in the device's configuration space.
   uint16_t ReadConfig(uint64_t offset) const;
   void WriteConfig(uint64_t offset, uint16_t value) const;
-  // Lets the device answer at its BARs.
+  // Lets the device answer at its BARs, or no longer.  VFIO then unmaps them from wherever they are
+  // mapped, and accesses there get SIGBUS, in the kernel EFAULT.
   void EnableMemory() const;
+  void DisableMemory() const;
   // Lets it do DMA, which VFIO forbids a device that it opens.
   void EnableBusMaster() const;
 
  private:
-  void SetCommand(uint16_t bits) const;
+  void SetCommand(uint16_t bits, bool on) const;
 
   FileDescriptor fd_;
 };
