@@ -5,6 +5,7 @@
 //
 // In 2019 zapping no more than the slot was taken back because of guests with assigned GPUs.
 #include <linux/vfio.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -858,9 +859,22 @@ TEST_P(VfioCoherency, ChangesZapWhereTypesDependOnIt) {
   expect(noncoherent && depend_on_cd, "CR0.CD was cleared");
   kvm_vfio.RemoveGroup(assigned.group.fd());
   if (sure) expect(matters, "the VM lost the device");
+    std::string folder;  // debugfs has one as long as KVM has the VM
+    const auto expect_vm = [&](bool is_there, const char* when) {
+      // Other machines may have no debugfs, or other process ids.
+      if (!is_edu()) return;
+      EXPECT_EQ(FileExists(folder), is_there) << folder << " " << when;
+    };
 }
 
 SLOTZAP_INSTANTIATE(VfioCoherency);
 
 }  // namespace
 }  // namespace slotzap
+    folder =
+        "/sys/kernel/debug/kvm/" + std::to_string(getpid()) + "-" + std::to_string(vm->vm().fd());
+    expect_vm(true, "when the VM runs");
+        expect_vm(false, "after the VM was destroyed");
+        expect_vm(true, "as long as kvm-vfio is there");
+        expect_vm(true, "without the device");
+    expect_vm(false, "in the end");
