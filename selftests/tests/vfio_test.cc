@@ -15,6 +15,8 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <type_traits>
+#include <vector>
 
 #include "base/event_fd.h"
 #include "host/page_flags.h"
@@ -194,9 +196,6 @@ TEST_P(VfioBar, DeletingItSparesMemoryAndTheOtherWayRound) {
               SeesPattern());
 }
 
-SLOTZAP_INSTANTIATE(VfioBar);
-
-// --- DMA
 // A device that does not answer at its BAR, because its configuration space says so, which is not
 // the guest's to write: VFIO unmaps the BAR, and KVM has no page for the slot.  The guest's access
 // neither reaches the device nor gets an answer.
@@ -257,6 +256,9 @@ TEST_P(VfioBar, DisabledWhileItIsMapped) {
   EXPECT_EQ(edu.liveness(), ~liveness) << "the guest's write did not arrive";
 }
 
+SLOTZAP_INSTANTIATE(VfioBar);
+
+// --- DMA
 
 // A memslot that the device can reach, and what it should hold.
 struct Ram {
@@ -382,16 +384,22 @@ class VfioDma : public VfioTest {
   template <typename Prepare, typename Start, typename Update, typename Check>
   static void WhileBusy(DmaVm& vm, const std::string& what, Prepare prepare, Start start,
                         Update update, Check check) {
+    WhileBusy([&vm]() -> Edu& { return vm.edu; }, what, prepare, start, update, check);
+  }
+  // The same with a device that is not the same all the time.
+  template <typename Device, typename Prepare, typename Start, typename Update, typename Check>
+  static void WhileBusy(Device edu, const std::string& what, Prepare prepare, Start start,
+                        Update update, Check check) requires std::is_invocable_r_v<Edu&, Device> {
     SCOPED_TRACE(what);
     for (int attempt = 0; attempt < kAttempts; attempt++) {
       prepare();
       Interleaving interleaving;
       start();
-      if (vm.edu.busy()) interleaving.Saw("DMA is under way");
+      if (edu().busy()) interleaving.Saw("DMA is under way");
       update();
       interleaving.Saw(what);
-      if (vm.edu.busy()) interleaving.Saw("DMA is still under way");
-      vm.edu.WaitUntilIdle();
+      if (edu().busy()) interleaving.Saw("DMA is still under way");
+      edu().WaitUntilIdle();
       interleaving.Saw("DMA is done");
       check();
       if (testing::Test::HasFailure()) return;
@@ -465,6 +473,29 @@ TEST_P(VfioDma, IntoASlotThatIsUpdated) {
         slot.MoveTo(home.start);
         check();
       });
+  // What the slot had is what the IOMMU knows, and so what the data comes to, although the guest
+  // has other memory there by then.
+  const std::shared_ptr<GuestMemory> mapped = slot.config().memory;
+  const auto other = std::make_shared<GuestMemory>(kRamSize);
+  constexpr uint64_t kOtherSeed = kSeed + 8;
+  WhileBusy(
+      vm, "slot got other memory",
+      [&] {
+        vm.ResetTarget();
+        FillMemory(*other, {.pages = kRamSize / kPageSize, .seed = kOtherSeed});
+      },
+      start,
+      [&] {
+        slot.Delete();
+        slot.AddWith(other);
+        EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
+      },
+      [&] {
+        EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
+        slot.Delete();
+        slot.AddWith(mapped);
+        check();
+      });
 }
 
 // The slot of the memory that the device reads, likewise.
@@ -520,98 +551,6 @@ TEST_P(VfioDma, ThroughABarThatIsDeleted) {
       });
 }
 
-// A small ROM that becomes RAM and ROM again, as firmware does to its shadow, right below the
-// memory that the device works in and that another vCPU reads all the time.
-TEST_P(VfioDma, BesideARomThatFlips) {
-  DmaVm vm(Config(2), pci());
-  constexpr uint64_t kRomSize = 16_KiB;
-  constexpr uint64_t kRomSeed = kSeed + 9;
-  const auto memory = std::make_shared<GuestMemory>(kRomSize);
-  FillMemory(*memory, {.pages = kRomSize / kPageSize, .seed = kRomSeed});
-  MemorySlot rom = vm.vm().AddSlot({.gpa = vm.source.slot.range().start - kRomSize,
-                                    .memory = memory,
-                                    .flags = KVM_MEM_READONLY});
-  SlotConfig writable = rom.config();
-  writable.flags = 0;
-  MemorySlot ram(vm.vm(), rom.id(), writable);
-  // What the slot had is what the IOMMU knows, and so what the data comes to, although the guest
-  // has other memory there by then.
-  const std::shared_ptr<GuestMemory> mapped = slot.config().memory;
-  const auto other = std::make_shared<GuestMemory>(kRamSize);
-  constexpr uint64_t kOtherSeed = kSeed + 8;
-  WhileBusy(
-      vm, "slot got other memory",
-      [&] {
-        vm.ResetTarget();
-        FillMemory(*other, {.pages = kRamSize / kPageSize, .seed = kOtherSeed});
-      },
-      start,
-      [&] {
-        slot.Delete();
-        slot.AddWith(other);
-        EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
-      },
-      [&] {
-        EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
-        slot.Delete();
-        slot.AddWith(mapped);
-        check();
-      });
-  vm.Transfer(Load(vm));
-
-  VerifyLoop loop(vm.guest(1), {PatternOf(vm.source.slot, vm.source.seed)});
-  WhileBusy(
-      vm, "ROM became RAM and ROM again",
-      [&] {
-        vm.ResetTarget();
-        // So that the device holds something else.
-        vm.Transfer(ToDevice(vm.below.slot.page(0) + kFrom));
-      },
-      [&] { vm.StartByGuest(Load(vm)); },
-      [&] {
-        EXPECT_THAT(vm.guest().Write(rom.page(1), 0xbad), IsMmioWriteAt(rom.page(1), 0xbad));
-        rom.Delete();
-        ram.Add();
-        EXPECT_THAT(vm.guest().Write(ram.page(0), guest::PatternWord(kRomSeed, 0)), Succeeds());
-        ram.Delete();
-        rom.Add();
-      },
-      [&] {
-        EXPECT_THAT(vm.guest().Verify({PatternOf(rom, kRomSeed)}), SeesPattern());
-        EXPECT_THAT(vm.guest().Write(rom.page(0), 0xbad), IsMmioWriteAt(rom.page(0), 0xbad));
-        ExpectStored(vm);
-        vm.ExpectMemoryAsItShouldBe();
-        ExpectGuestSeesStored(vm);
-      });
-  loop.WaitForPasses(1);
-  const Outcome outcome = loop.Stop();
-  EXPECT_TRUE(outcome.done) << outcome.exit_text;
-  EXPECT_GT(outcome.verdict.words, 0u);
-  EXPECT_EQ(outcome.verdict.matches, outcome.verdict.words) << "the other vCPU missed memory";
-  EXPECT_EQ(outcome.mmio_count, 0u);
-}
-
-// As a VMM has it that gives a slot other memory: DMA goes where the IOMMU says now, and nowhere
-// when it says nothing.
-TEST_P(VfioDma, OnlyWhereItIsMapped) {
-  DmaVm vm(Config(), pci());
-  MemorySlot& slot = vm.target.slot;
-  const uint32_t left = vm.container().MappingsLeft();
-  vm.ResetTarget();
-
-  slot.Delete();
-  EXPECT_EQ(vm.container().UnmapDma(slot.range().start, kRamSize), kRamSize);
-  EXPECT_EQ(vm.container().MappingsLeft(), left + 1);
-  vm.Transfer(Store(vm));
-  vm.ExpectMemoryAsItShouldBe();
-
-  const std::shared_ptr<GuestMemory> old_memory = slot.config().memory;
-  const MemoryImage old_image = vm.target.image;
-  slot.AddWith(std::make_shared<GuestMemory>(kRamSize));
-  vm.container().MapDma(slot.range().start, slot.memory().address(), kRamSize);
-  EXPECT_EQ(vm.container().MappingsLeft(), left);
-  vm.ResetTarget();
-  vm.Transfer(Store(vm));
 // The BAR goes elsewhere: by its new address the guest sees the DMA end, and begins the next.  What
 // it writes to the old one does not reach the device.
 TEST_P(VfioDma, ThroughABarThatIsMoved) {
@@ -657,11 +596,199 @@ TEST_P(VfioDma, ThroughABarThatIsMoved) {
       });
 }
 
+// A small ROM that becomes RAM and ROM again, as firmware does to its shadow, right below the
+// memory that the device works in and that another vCPU reads all the time.
+TEST_P(VfioDma, BesideARomThatFlips) {
+  DmaVm vm(Config(2), pci());
+  constexpr uint64_t kRomSize = 16_KiB;
+  constexpr uint64_t kRomSeed = kSeed + 9;
+  const auto memory = std::make_shared<GuestMemory>(kRomSize);
+  FillMemory(*memory, {.pages = kRomSize / kPageSize, .seed = kRomSeed});
+  MemorySlot rom = vm.vm().AddSlot({.gpa = vm.source.slot.range().start - kRomSize,
+                                    .memory = memory,
+                                    .flags = KVM_MEM_READONLY});
+  SlotConfig writable = rom.config();
+  writable.flags = 0;
+  MemorySlot ram(vm.vm(), rom.id(), writable);
+
+  VerifyLoop loop(vm.guest(1), {PatternOf(vm.source.slot, vm.source.seed)});
+  WhileBusy(
+      vm, "ROM became RAM and ROM again",
+      [&] {
+        vm.ResetTarget();
+        // So that the device holds something else.
+        vm.Transfer(ToDevice(vm.below.slot.page(0) + kFrom));
+      },
+      [&] { vm.StartByGuest(Load(vm)); },
+      [&] {
+        EXPECT_THAT(vm.guest().Write(rom.page(1), 0xbad), IsMmioWriteAt(rom.page(1), 0xbad));
+        rom.Delete();
+        ram.Add();
+        EXPECT_THAT(vm.guest().Write(ram.page(0), guest::PatternWord(kRomSeed, 0)), Succeeds());
+        ram.Delete();
+        rom.Add();
+      },
+      [&] {
+        EXPECT_THAT(vm.guest().Verify({PatternOf(rom, kRomSeed)}), SeesPattern());
+        EXPECT_THAT(vm.guest().Write(rom.page(0), 0xbad), IsMmioWriteAt(rom.page(0), 0xbad));
+        vm.Transfer(Store(vm));
+        ExpectStored(vm);
+        vm.ExpectMemoryAsItShouldBe();
+        ExpectGuestSeesStored(vm);
+      });
+  loop.WaitForPasses(1);
+  const Outcome outcome = loop.Stop();
+  EXPECT_TRUE(outcome.done) << outcome.exit_text;
+  EXPECT_GT(outcome.verdict.words, 0u);
+  EXPECT_EQ(outcome.verdict.matches, outcome.verdict.words) << "the other vCPU missed memory";
+  EXPECT_EQ(outcome.mmio_count, 0u);
+}
+
+// As a VMM has it that gives a slot other memory: DMA goes where the IOMMU says now, and nowhere
+// when it says nothing.
+TEST_P(VfioDma, OnlyWhereItIsMapped) {
+  DmaVm vm(Config(), pci());
+  MemorySlot& slot = vm.target.slot;
+  const uint32_t left = vm.container().MappingsLeft();
+  vm.Transfer(Load(vm));
+  vm.ResetTarget();
+
+  slot.Delete();
+  EXPECT_EQ(vm.container().UnmapDma(slot.range().start, kRamSize), kRamSize);
+  EXPECT_EQ(vm.container().MappingsLeft(), left + 1);
+  vm.Transfer(Store(vm));
+  vm.ExpectMemoryAsItShouldBe();
+
+  const std::shared_ptr<GuestMemory> old_memory = slot.config().memory;
+  const MemoryImage old_image = vm.target.image;
+  slot.AddWith(std::make_shared<GuestMemory>(kRamSize));
+  vm.container().MapDma(slot.range().start, slot.memory().address(), kRamSize);
+  EXPECT_EQ(vm.container().MappingsLeft(), left);
+  vm.ResetTarget();
+  vm.Transfer(Store(vm));
   ExpectStored(vm);
   vm.ExpectMemoryAsItShouldBe();
   ExpectGuestSeesStored(vm);
   EXPECT_EQ(old_image.DifferencesOf(old_memory->bytes()), "")
       << "the device still wrote to the slot's former memory";
+}
+
+// The IOMMU has the memory no longer, while the device is about to write there: nothing arrives.
+TEST_P(VfioDma, IntoMemoryThatIsUnmapped) {
+  DmaVm vm(Config(), pci());
+  MemorySlot& slot = vm.target.slot;
+  vm.Transfer(Load(vm));
+  for (const bool deleted : {false, true}) {
+    bool in_time = false;
+    WhileBusy(
+        vm, deleted ? "slot deleted, memory unmapped" : "memory unmapped",
+        [&] { vm.ResetTarget(); }, [&] { vm.StartByGuest(Store(vm)); },
+        [&] {
+          if (deleted) slot.Delete();
+          EXPECT_EQ(vm.container().UnmapDma(slot.range().start, kRamSize), kRamSize);
+          in_time = vm.edu.busy();
+        },
+        [&] {
+          if (deleted) slot.Add();
+          // The device may have been done before.
+          if (in_time) {
+            vm.ExpectMemoryAsItShouldBe();
+            EXPECT_THAT(vm.guest().Verify({PatternOf(slot, vm.target.seed)}), SeesPattern());
+          }
+          vm.container().MapDma(slot.range().start, slot.memory().address(), kRamSize);
+        });
+  }
+}
+
+// A VM with an edu device, in pieces that may go in any order.
+struct Pieces {
+  Pieces(const GuestVmConfig& config, const PciDevice& pci, std::shared_ptr<GuestMemory> memory)
+      : vm(std::make_unique<TestVm>(config)), device(std::make_unique<Device>(pci)) {
+    kvm_vfio = std::make_unique<KvmVfio>(vm->vm());
+    kvm_vfio->AddGroup(device->assigned.group.fd());
+    slot = vm->vm().AddSlot({.gpa = kRam, .memory = memory});
+    vm->vm().AddSlot({.gpa = kBarGpa, .memory = device->bar});
+    device->assigned.container.MapDma(kRam, memory->address(), memory->size());
+    device->assigned.device.EnableBusMaster();
+    EXPECT_THAT(vm->guest().TouchWrite({slot->range(), {kBarGpa, device->bar->size()}}),
+                Succeeds());
+    device->edu.WaitUntilIdle();
+  }
+  void DestroyVm() {
+    kvm_vfio.reset();
+    vm.reset();
+  }
+
+  struct Device {
+    explicit Device(const PciDevice& pci) : assigned(pci) {}
+    AssignedDevice assigned;
+    std::shared_ptr<GuestMemory> bar =
+        GuestMemory::OfDevice(assigned.device.Map(VFIO_PCI_BAR0_REGION_INDEX));
+    Edu edu{bar->mapping()};
+  };
+  std::unique_ptr<TestVm> vm;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<KvmVfio> kvm_vfio;
+  std::optional<MemorySlot> slot;
+};
+
+// The VM goes, and the device has nothing to do with that: what is mapped for it gets the data.
+// Then all of the device goes as well, before or after the VM.  Whoever has it next finds it at
+// work, if there is no way to reset it, but what it writes arrives nowhere any more.
+TEST_P(VfioDma, TornDown) {
+  const uint64_t locked = LockedBytes();
+  const int64_t pinned = OutstandingPins();
+  const auto memory = std::make_shared<GuestMemory>(kRamSize);
+  std::optional<MemoryImage> image;
+  std::unique_ptr<Pieces> pieces;
+  std::unique_ptr<Pieces::Device> again;
+  const auto prepare = [&] {
+    again.reset();
+    pieces.reset();
+    FillMemory(*memory, {.pages = kRamSize / kPageSize, .seed = kSeed});
+    image.emplace(memory->bytes());
+    pieces = std::make_unique<Pieces>(Config(), pci(), memory);
+    pieces->device->edu.Start(ToDevice(kRam + kFrom));
+    pieces->device->edu.WaitUntilIdle();
+  };
+  const auto start = [&] { pieces->device->edu.Start(FromDevice(kRam + kTo)); };
+  const auto edu = [&]() -> Edu& { return again ? again->edu : pieces->device->edu; };
+
+  WhileBusy(
+      edu, "VM destroyed", prepare, start, [&] { pieces->DestroyVm(); },
+      [&] {
+        image->Write(kTo, image->Part(kFrom, kBytes));
+        EXPECT_EQ(image->DifferencesOf(memory->bytes()), "");
+        EXPECT_EQ(LockedBytes(), locked + kRamSize) << "it is mapped without a VM, too";
+      });
+  for (const bool vm_first : {true, false}) {
+    bool in_time = false;
+    WhileBusy(
+        edu, vm_first ? "VM and device destroyed" : "device and VM destroyed", prepare, start,
+        [&] {
+          if (vm_first) pieces->DestroyVm();
+          // KVM has the group as well.
+          pieces->kvm_vfio.reset();
+          pieces->device.reset();
+          if (!vm_first) {
+            EXPECT_THAT(pieces->vm->guest().Verify({PatternOf(*pieces->slot, kSeed)}),
+                        SeesPattern());
+          }
+          pieces.reset();
+          again = std::make_unique<Pieces::Device>(pci());
+          // It may do DMA, if only it knew where.
+          again->assigned.device.EnableBusMaster();
+          in_time = again->edu.busy();
+        },
+        [&] {
+          // The device may have been done before.
+          if (in_time) {
+            EXPECT_EQ(image->DifferencesOf(memory->bytes()), "");
+          }
+          EXPECT_EQ(LockedBytes(), locked);
+          EXPECT_EQ(OutstandingPins(), pinned);
+        });
+  }
 }
 
 SLOTZAP_INSTANTIATE(VfioDma);
@@ -732,6 +859,12 @@ TEST_P(VfioPins, GoWithTheLastUser) {
     const auto memory = std::make_shared<GuestMemory>(kRamSize);
     FillMemory(*memory, {.start = kRam, .pages = kRamSize / kPageSize, .seed = kSeed});
     std::vector<uint64_t> frames;
+    std::string folder;  // debugfs has one as long as KVM has the VM
+    const auto expect_vm = [&](bool is_there, const char* when) {
+      // Other machines may have no debugfs, or other process ids.
+      if (!is_edu()) return;
+      EXPECT_EQ(FileExists(folder), is_there) << folder << " " << when;
+    };
     const auto expect_pinned = [&](bool is_pinned, const char* when) {
       EXPECT_EQ(LockedBytes(), locked + (is_pinned ? kRamSize : 0)) << when;
       EXPECT_EQ(PageFlags().FramesOf(memory->bytes()), frames) << when;
@@ -741,6 +874,8 @@ TEST_P(VfioPins, GoWithTheLastUser) {
           << when;
     };
     auto vm = std::make_unique<TestVm>(Config());
+    folder =
+        "/sys/kernel/debug/kvm/" + std::to_string(getpid()) + "-" + std::to_string(vm->vm().fd());
     auto assigned = std::make_unique<AssignedDevice>(pci());
     auto kvm_vfio = std::make_unique<KvmVfio>(vm->vm());
     kvm_vfio->AddGroup(assigned->group.fd());
@@ -750,18 +885,20 @@ TEST_P(VfioPins, GoWithTheLastUser) {
     const Pattern pattern = PatternOf(slot, kSeed);
     ASSERT_THAT(vm->guest().Verify({pattern}), SeesPattern());
     expect_pinned(true, "when the VM runs");
+    expect_vm(true, "when the VM runs");
     switch (last) {
       case Last::kVfio:
         kvm_vfio.reset();
         vm.reset();
         expect_pinned(true, "after the VM was destroyed");
+        expect_vm(false, "after the VM was destroyed");
         assigned.reset();
         break;
       case Last::kKvmVfio:
         vm.reset();
         assigned.reset();
-        vm.Transfer(Store(vm));
         expect_pinned(true, "as long as KVM has the group");
+        expect_vm(true, "as long as kvm-vfio is there");
         kvm_vfio.reset();
         break;
       case Last::kVm:
@@ -772,10 +909,12 @@ TEST_P(VfioPins, GoWithTheLastUser) {
         assigned.reset();
         expect_pinned(false, "after the group was closed");
         EXPECT_THAT(vm->guest().Verify({pattern}), SeesPattern());
+        expect_vm(true, "without the device");
         vm.reset();
         break;
     }
     expect_pinned(false, "in the end");
+    expect_vm(false, "in the end");
   }
 }
 
@@ -859,22 +998,9 @@ TEST_P(VfioCoherency, ChangesZapWhereTypesDependOnIt) {
   expect(noncoherent && depend_on_cd, "CR0.CD was cleared");
   kvm_vfio.RemoveGroup(assigned.group.fd());
   if (sure) expect(matters, "the VM lost the device");
-    std::string folder;  // debugfs has one as long as KVM has the VM
-    const auto expect_vm = [&](bool is_there, const char* when) {
-      // Other machines may have no debugfs, or other process ids.
-      if (!is_edu()) return;
-      EXPECT_EQ(FileExists(folder), is_there) << folder << " " << when;
-    };
 }
 
 SLOTZAP_INSTANTIATE(VfioCoherency);
 
 }  // namespace
 }  // namespace slotzap
-    folder =
-        "/sys/kernel/debug/kvm/" + std::to_string(getpid()) + "-" + std::to_string(vm->vm().fd());
-    expect_vm(true, "when the VM runs");
-        expect_vm(false, "after the VM was destroyed");
-        expect_vm(true, "as long as kvm-vfio is there");
-        expect_vm(true, "without the device");
-    expect_vm(false, "in the end");
