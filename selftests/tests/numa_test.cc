@@ -92,18 +92,25 @@ class Numa : public SlotTest {
 
 // What came from a node stays there, in the same frames, whatever happens to the slot.
 TEST_P(Numa, BoundMemoryStaysWhereItIs) {
+  if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   for (const int node : {nodes_.home, nodes_.other}) {
     SCOPED_TRACE("node " + std::to_string(node));
     TestVm vm(Config());
     Scene scene(vm, node);
+    const std::vector<uint64_t> frames = PageFlags().FramesOf(scene.slot.memory().bytes());
+    const auto expect_there = [&](const char* when) {
+      EXPECT_THAT(PlacementOf(scene.slot.memory()), Each(node)) << when;
+      EXPECT_EQ(PageFlags().FramesOf(scene.slot.memory().bytes()), frames) << when;
+    };
     scene.slot.Delete();
-    EXPECT_THAT(PlacementOf(scene.slot.memory()), Each(node));
+    expect_there("deleted");
     EXPECT_THAT(vm.guest().TouchRead({{kGpa, kSize}}), FindsNothingIn({kGpa, kSize}));
     scene.slot.Add();
     scene.ExpectContents();
+    expect_there("added again");
     scene.slot.MoveTo(kAway);
     scene.ExpectContents(kAway);
-    EXPECT_THAT(PlacementOf(scene.slot.memory()), Each(node));
+    expect_there("moved");
   }
 }
 
@@ -309,7 +316,7 @@ TEST_P(Numa, PinnedPagesRefuseToMove) {
 
 // Slots come and go while a thread migrates their memory, back and forth, and that of one that
 // stays; a vCPU writes to them all, and another one reads.  In each round something migrates while
-// the slot is there, and something while it is gone.
+// the slot is where it belongs, and something while it is gone, or elsewhere.
 TEST_P(Numa, MigrationWhileSlotsComeAndGo) {
   TestVm vm(Config(2));
   Scene scene(vm, nodes_.home);
@@ -339,10 +346,14 @@ TEST_P(Numa, MigrationWhileSlotsComeAndGo) {
   };
   VerifyLoop reader(vm.guest(1), {PatternOf(always, kSeed + 5)});
   for (uint64_t round = 0; round < 4; round++) {
-    scene.slot.Delete();
+    const bool moved = round % 2 == 1;
+    moved ? scene.slot.MoveTo(kAway) : scene.slot.Delete();
     wait_for_a_pass();
     EXPECT_THAT(vm.guest().TouchRead({{kGpa, kSize}}), FindsNothingIn({kGpa, kSize}));
-    scene.slot.Add();
+    if (moved) {
+      EXPECT_THAT(scene.contents.VerifyBy(vm.guest(), kAway), SeesPattern()) << "round " << round;
+    }
+    moved ? scene.slot.MoveTo(kGpa) : scene.slot.Add();
     wait_for_a_pass();
     EXPECT_THAT(scene.contents.VerifyBy(vm.guest(), kGpa), SeesPattern()) << "round " << round;
     scene.contents.Fill(0, kPages, kSeed + 10 + round);
@@ -351,6 +362,8 @@ TEST_P(Numa, MigrationWhileSlotsComeAndGo) {
     for (int i = 0; i < 3; i++) {
       scene.slot.Delete();
       scene.slot.Add();
+      scene.slot.MoveTo(kAway);
+      scene.slot.MoveTo(kGpa);
     }
     EXPECT_THAT(scene.contents.VerifyBy(vm.guest(), kGpa), SeesPattern()) << "round " << round;
   }
