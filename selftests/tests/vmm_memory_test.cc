@@ -5,6 +5,7 @@
 #include <fcntl.h>
 
 #include <cstdint>
+#include <iostream>
 #include <memory>
 #include <optional>
 #include <random>
@@ -38,7 +39,8 @@ class VmmMemory : public SlotTest {
 // --- memory devices
 // --------------------------------------------------------------------------------
 
-// Hundreds of blocks of one memory file, each a memslot.  The guest uses a few pages of each.
+// Hundreds of blocks of one memory file, each a memslot; fewer where the guest has no pages of
+// 1 GiB.  The guest uses a few pages of each.
 class Blocks {
  public:
   static constexpr uint64_t kBlock = 128_MiB;
@@ -117,6 +119,8 @@ TEST_P(VmmMemory, BlocksArePluggedAndUnplugged) {
   constexpr int kSteps = 100;
   TestVm vm(Config());
   Blocks blocks(vm);
+  RecordProperty("blocks", std::to_string(blocks.count()));
+  std::cout << "# blocks: " << blocks.count() << "\n";
   for (uint64_t i = 0; i < blocks.count(); i++) {
     blocks.Plug(i);
     blocks.Use(i, kSeed);
@@ -374,15 +378,21 @@ TEST_P(SharedMemory, TheFileShrinks) {
 // --- balloons
 // --------------------------------------------------------------------------------------
 
-// The host takes pages back with MADV_DONTNEED, the guest gets zeroes when it uses them again, and
-// slots go and come before, between and after, on private memory as on a file.
-TEST_P(VmmMemory, BalloonInflatesAndDeflates) {
-  constexpr uint64_t kPages = 256;
+// The host takes pages back, the guest gets zeroes when it uses them again, and slots go and come
+// before, between and after.
+class Balloon : public VmmMemory {
+ protected:
+  // How the host takes pages is up to the kind of memory.
+  using Take = void (*)(const GuestMemory& memory, uint64_t offset, uint64_t size);
+  void InflateAndDeflate(const std::shared_ptr<GuestMemory>& memory, Take take) const;
+};
+
+void Balloon::InflateAndDeflate(const std::shared_ptr<GuestMemory>& memory, Take take) const {
+  const uint64_t all = memory->size() / kPageSize;
   TestVm vm(Config());
-  MemorySlot slot =
-      vm.vm().AddSlot({.gpa = kGpa, .memory = GuestMemory::Anonymous(kPages * kPageSize)});
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa, .memory = memory});
   MemorySlot other = vm.AddFilledSlot(kGpa + slot.range().size, 256_KiB, kSeed + 1);
-  PageContents contents(kPages, kSeed);
+  PageContents contents(all, kSeed);
   contents.Store(slot.memory());
   ASSERT_THAT(vm.guest().TouchWrite({slot.range(), other.range()}), Succeeds());
   std::mt19937_64 random(kSeed);
@@ -394,8 +404,8 @@ TEST_P(VmmMemory, BalloonInflatesAndDeflates) {
     std::vector<std::pair<uint64_t, uint64_t>> taken;  // page, pages
     for (int i = 0; i < 6; i++) {
       const uint64_t pages = 1 + random() % 12;
-      const uint64_t page = random() % (kPages - pages);
-      slot.memory().mapping().Discard(page * kPageSize, pages * kPageSize);
+      const uint64_t page = random() % (all - pages);
+      take(*memory, page * kPageSize, pages * kPageSize);
       contents.Zero(page, pages);
       taken.emplace_back(page, pages);
     }
@@ -420,6 +430,21 @@ TEST_P(VmmMemory, BalloonInflatesAndDeflates) {
     EXPECT_EQ(contents.ProblemIn(slot.memory()), "");
   }
   EXPECT_THAT(vm.guest().Verify({PatternOf(other, kSeed + 1)}), SeesPattern());
+}
+
+// MADV_DONTNEED.
+TEST_P(Balloon, OfPrivateMemory) {
+  InflateAndDeflate(GuestMemory::Anonymous(1_MiB),
+                    [](const GuestMemory& memory, uint64_t offset, uint64_t size) {
+                      memory.mapping().Discard(offset, size);
+                    });
+}
+
+// MADV_REMOVE: MADV_DONTNEED would leave what is in the file.
+TEST_P(Balloon, OfAFile) {
+  InflateAndDeflate(
+      std::make_shared<GuestMemory>(1_MiB),
+      [](const GuestMemory& memory, uint64_t offset, uint64_t size) { memory.Free(offset, size); });
 }
 
 // --- a VMM that forks
@@ -593,6 +618,7 @@ TEST_P(VmmMemory, AChildOutlivesTheVm) {
 }
 
 SLOTZAP_INSTANTIATE(VmmMemory);
+SLOTZAP_INSTANTIATE(Balloon);
 SLOTZAP_INSTANTIATE(SharedMemory);
 
 }  // namespace
