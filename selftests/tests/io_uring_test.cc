@@ -667,3 +667,8 @@ SLOTZAP_INSTANTIATE(IoUring);
 
 }  // namespace
 }  // namespace slotzap
+  // Nobody is left to read that, wherever to.
+  const std::vector<std::byte> junk = PageContents(4, kData + 1).Bytes(0, 4);
+  WriteAll(stream.writer.get(), junk);
+  EXPECT_EQ(scene.contents.ProblemIn(scene.slot.memory()), "");
+  EXPECT_EQ(ReadAll(stream.reader.get(), junk.size()), junk);
