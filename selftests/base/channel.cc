@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -38,6 +39,38 @@ Channel Channel::Pipe(uint64_t capacity) {
 
 Channel Channel::Stream() { return Sockets(SOCK_STREAM); }
 Channel Channel::Messages() { return Sockets(SOCK_SEQPACKET); }
+
+Listener::Listener() : fd_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  if (!fd_.valid()) ThrowErrno("socket");
+  // No more than the family: the kernel picks a name that nobody has.
+  const sockaddr_un any = {.sun_family = AF_UNIX, .sun_path = {}};
+  if (bind(fd(), reinterpret_cast<const sockaddr*>(&any), sizeof(any.sun_family)) != 0)
+    ThrowErrno("bind");
+  if (listen(fd(), SOMAXCONN) != 0) ThrowErrno("listen");
+}
+
+FileDescriptor Listener::Connect() const {
+  sockaddr_un name = {};
+  socklen_t size = sizeof(name);
+  if (getsockname(fd(), reinterpret_cast<sockaddr*>(&name), &size) != 0) ThrowErrno("getsockname");
+  FileDescriptor end(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!end.valid()) ThrowErrno("socket");
+  if (connect(end.get(), reinterpret_cast<const sockaddr*>(&name), size) != 0)
+    ThrowErrno("connect");
+  return end;
+}
+
+uint64_t FillUp(int fd) {
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) ThrowErrno("fcntl");
+  const std::vector<std::byte> zeroes(kPageSize);
+  uint64_t bytes = 0;
+  ssize_t n = 0;
+  while ((n = write(fd, zeroes.data(), zeroes.size())) > 0) bytes += static_cast<uint64_t>(n);
+  if (errno != EAGAIN) ThrowErrno("write until there is no more room");
+  if (fcntl(fd, F_SETFL, flags) != 0) ThrowErrno("fcntl");
+  return bytes;
+}
 
 void WriteAll(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {

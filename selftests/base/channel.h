@@ -25,6 +25,23 @@ struct Channel {
   static Channel Messages();
 };
 
+// A UNIX socket that others connect to, of streams.
+class Listener {
+ public:
+  Listener();
+
+  int fd() const { return fd_.get(); }
+  // A connection to it: the end of who asked.  It is there at once, whoever accepts it and when.
+  FileDescriptor Connect() const;
+
+ private:
+  FileDescriptor fd_;
+};
+
+// Writes as many zeroes as there is room for, and returns how many bytes that was.  The next write
+// has to wait.  Throws std::system_error.
+uint64_t FillUp(int fd);
+
 // Writes, or reads, all of it.  Both throw std::system_error, ReadAll() std::runtime_error if the
 // writer is gone.
 void WriteAll(int fd, std::span<const std::byte> bytes);

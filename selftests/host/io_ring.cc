@@ -3,6 +3,7 @@
 
 #include <liburing.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <cerrno>
@@ -126,6 +127,11 @@ void IoRing::ReceiveMultishot(uint64_t tag, int fd) {
   Fill(sqe, [&] { io_uring_prep_recv_multishot(sqe, fd, nullptr, 0, 0); });
   sqe->flags |= IOSQE_BUFFER_SELECT;
   sqe->buf_group = kGroup;
+}
+
+void IoRing::AcceptMultishot(uint64_t tag, int fd) {
+  io_uring_sqe* const sqe = Next(tag, Link::kNone);
+  Fill(sqe, [&] { io_uring_prep_multishot_accept(sqe, fd, nullptr, nullptr, SOCK_CLOEXEC); });
 }
 
 void IoRing::Cancel(uint64_t tag, uint64_t target) {

@@ -76,6 +76,9 @@ class IoRing {
   // Each message goes to a buffer of its own of those that Provide() had; until cancelled, or there
   // is no buffer left (ENOBUFS).  Since Linux 6.0.
   void ReceiveMultishot(uint64_t tag, int fd);
+  // Each connection to the socket `fd`, which listens, is a new file descriptor: the result.  Until
+  // cancelled.
+  void AcceptMultishot(uint64_t tag, int fd);
   // Cancels the request with the tag `target`, whose completion says ECANCELED.
   void Cancel(uint64_t tag, uint64_t target);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "base/channel.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -51,6 +52,35 @@ TEST(ChannelTest, APipeHoldsWhatItWasMadeFor) {
   EXPECT_EQ(ReadAll(pipe.reader.get(), kPageSize), Bytes(kPageSize));
   EXPECT_EQ(poll(&full, 1, 0), 1);
   EXPECT_THROW(Channel::Pipe(3), std::system_error) << "the kernel rounds up";
+}
+
+TEST(ChannelTest, FilledUpThereIsNoRoom) {
+  using Open = Channel (*)();
+  const Open kinds[] = {Channel::Pipe, Channel::Stream};
+  for (const Open open : kinds) {
+    const Channel channel = open();
+    const uint64_t bytes = FillUp(channel.writer.get());
+    EXPECT_GE(bytes, kPageSize);
+    pollfd full = {.fd = channel.writer.get(), .events = POLLOUT, .revents = 0};
+    EXPECT_EQ(poll(&full, 1, 0), 0) << "there is room for more";
+    EXPECT_EQ(FillUp(channel.writer.get()), 0u);
+    EXPECT_EQ(ReadAll(channel.reader.get(), bytes), std::vector<std::byte>(bytes));
+    EXPECT_EQ(poll(&full, 1, 0), 1);
+    EXPECT_EQ(fcntl(channel.writer.get(), F_GETFL) & O_NONBLOCK, 0) << "it is to block, as before";
+  }
+}
+
+TEST(ChannelTest, ConnectionsAreStreams) {
+  const Listener listener;
+  const FileDescriptor ends[] = {listener.Connect(), listener.Connect()};
+  for (const FileDescriptor& end : ends) {
+    const FileDescriptor accepted(accept(listener.fd(), nullptr, nullptr));
+    ASSERT_TRUE(accepted.valid());
+    WriteAll(end.get(), Bytes(3));
+    EXPECT_EQ(ReadAll(accepted.get(), 3), Bytes(3));
+    WriteAll(accepted.get(), Bytes(5));
+    EXPECT_EQ(ReadAll(end.get(), 5), Bytes(5));
+  }
 }
 
 TEST(ChannelTest, AWriterThatIsGoneIsNoticed) {

@@ -112,6 +112,31 @@ TEST_F(IoRingTest, MultishotPollGoesOnUntilCancelled) {
   EXPECT_EQ(second, Done(6, 0));
 }
 
+TEST_F(IoRingTest, MultishotAcceptGoesOnUntilCancelled) {
+  IoRing ring;
+  const Listener listener;
+  ring.AcceptMultishot(5, listener.fd());
+  ring.Submit();
+  EXPECT_EQ(ring.Take(), std::nullopt);
+  for (int i = 0; i < 2; i++) {
+    const FileDescriptor end = listener.Connect();
+    const Completion connection = ring.Wait();
+    EXPECT_EQ(connection.tag, 5u);
+    EXPECT_TRUE(connection.more);
+    const FileDescriptor accepted(connection.result);
+    const std::byte byte[1] = {std::byte{'c'}};
+    WriteAll(end.get(), byte);
+    EXPECT_EQ(ReadAll(accepted.get(), 1)[0], byte[0]);
+  }
+  ring.Cancel(6, 5);
+  ring.Submit();
+  Completion first = ring.Wait();
+  Completion second = ring.Wait();
+  if (first.tag != 5) std::swap(first, second);
+  EXPECT_EQ(first, Done(5, -ECANCELED));
+  EXPECT_EQ(second, Done(6, 0));
+}
+
 TEST_F(IoRingTest, MessagesGoToProvidedBuffers) {
   IoRing ring;
   EXPECT_THROW(ring.Provide(Page(1), 1), std::logic_error);
