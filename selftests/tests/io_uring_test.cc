@@ -225,30 +225,31 @@ TEST_P(IoUring, ReadsOfAFewBytes) {
 
 // The other way round: what the guest has written goes out although its slot is gone.
 TEST_P(IoUring, WritesEndWhileTheSlotIsAway) {
-  for (const Absence& absence : kAbsences) {
-    SCOPED_TRACE(absence.name);
-    TestVm vm(Config());
-    Scene scene(vm, slot_zap_all());
-    IoRing ring;
-    scene.Register(ring);
-    // A pipe that is full, until somebody reads from it.
-    Channel pipe = Channel::Pipe(kPageSize);
-    const std::vector<std::byte> plug(kPageSize);
-    WriteAll(pipe.writer.get(), plug);
-    scene.contents.Fill(20, 1, kData);
-    ASSERT_THAT(vm.guest().Fill({{.range = {scene.slot.page(20), kPageSize}, .seed = kData}}),
-                Succeeds());
-    ring.WriteFixed(1, pipe.writer.get(), scene.Part(20, 1), 0, kStream);
-    ring.Submit();
-    absence.leave(scene.slot);
-    scene.ExpectGone();
-    ASSERT_EQ(ring.Take(), std::nullopt) << "there was no room yet";
-    EXPECT_EQ(ReadAll(pipe.reader.get(), kPageSize), plug);
-    EXPECT_EQ(ReadAll(pipe.reader.get(), kPageSize), scene.contents.Bytes(20, 1));
-    EXPECT_EQ(ring.Wait(), Done(1, kPageSize));
-    absence.come_back(scene.slot);
-    scene.ExpectContents();
-    ring.UnregisterBuffers();
+  for (const Source& sink : kSources) {
+    for (const Absence& absence : kAbsences) {
+      SCOPED_TRACE(std::string(sink.name) + ", " + absence.name);
+      TestVm vm(Config());
+      Scene scene(vm, slot_zap_all());
+      IoRing ring;
+      scene.Register(ring);
+      // It is full, until somebody reads from it.
+      Channel channel = sink.open();
+      const std::vector<std::byte> plug(FillUp(channel.writer.get()));
+      scene.contents.Fill(20, 1, kData);
+      ASSERT_THAT(vm.guest().Fill({{.range = {scene.slot.page(20), kPageSize}, .seed = kData}}),
+                  Succeeds());
+      ring.WriteFixed(1, channel.writer.get(), scene.Part(20, 1), 0, kStream);
+      ring.Submit();
+      absence.leave(scene.slot);
+      scene.ExpectGone();
+      ASSERT_EQ(ring.Take(), std::nullopt) << "there was no room yet";
+      EXPECT_EQ(ReadAll(channel.reader.get(), plug.size()), plug);
+      EXPECT_EQ(ReadAll(channel.reader.get(), kPageSize), scene.contents.Bytes(20, 1));
+      EXPECT_EQ(ring.Wait(), Done(1, kPageSize));
+      absence.come_back(scene.slot);
+      scene.ExpectContents();
+      ring.UnregisterBuffers();
+    }
   }
 }
 
@@ -346,6 +347,42 @@ TEST_P(IoUring, DirectIoWhileSlotsComeAndGo) {
     ring.WriteFixed(page, file.get(), scene.Part(page, 1), 0, (kPages - 1 - page) * kPageSize);
   ring.Submit();
   for (uint64_t page = 0; page < kPages; page++) EXPECT_EQ(ring.Wait().result, int{kPageSize});
+
+// A file that is in the page cache: it is copied from, and to, and not by the disk.  What the
+// requests are linked to holds them back until the slot is gone.
+TEST_P(IoUring, BufferedFile) {
+  for (const Absence& absence : kAbsences) {
+    SCOPED_TRACE(absence.name);
+    TestVm vm(Config());
+    Scene scene(vm, slot_zap_all());
+    const FileDescriptor file = MemoryFile(kSize);
+    IoRing ring;
+    scene.Register(ring);
+    Channel gate = Channel::Pipe();
+    const std::byte go[1] = {};
+    scene.contents.Fill(8, 4, kData);
+    ASSERT_THAT(vm.guest().Fill({{.range = {scene.slot.page(8), 4 * kPageSize}, .seed = kData}}),
+                Succeeds());
+    // Out of the slot, and elsewhere into it, by no multiple of a page.
+    constexpr uint64_t kBytes = 4 * kPageSize;
+    constexpr uint64_t kOffset = 3 * kPageSize + 24;
+    ring.PollIn(100, gate.reader.get(), Link::kNext);
+    ring.WriteFixed(1, file.get(), scene.Part(8, 4), 0, kOffset, Link::kNext);
+    ring.ReadFixed(2, file.get(), scene.Part(50, 4), 0, kOffset);
+    ring.Submit();
+    absence.leave(scene.slot);
+    ASSERT_EQ(ring.Take(), std::nullopt);
+    WriteAll(gate.writer.get(), go);
+    EXPECT_EQ(ring.Wait().tag, 100u);
+    EXPECT_EQ(ring.Wait(), Done(1, kBytes));
+    EXPECT_EQ(ring.Wait(), Done(2, kBytes));
+    scene.ExpectGone();
+    scene.contents.Fill(50, 4, kData);
+    absence.come_back(scene.slot);
+    scene.ExpectContents();
+    ring.UnregisterBuffers();
+  }
+}
 
   ASSERT_THAT(vm.guest(1).Verify({PatternOf(scene.other, kSeed + 1)}), SeesPattern());
   const uint64_t faults = vm.guest(1).vcpu().stats().Read("pf_fixed");
