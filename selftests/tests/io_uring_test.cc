@@ -112,6 +112,17 @@ Completion Done(uint64_t tag, int64_t result) {
   return {.tag = tag, .result = static_cast<int32_t>(result), .more = false, .provided = {}};
 }
 
+// A multishot request goes on until it is cancelled, and no longer.
+void ExpectCancelled(IoRing& ring, uint64_t tag) {
+  ASSERT_EQ(ring.Take(), std::nullopt) << "nothing was left to be told";
+  ring.Cancel(tag + 1, tag);
+  ring.Submit();
+  std::vector<Completion> ends = {ring.Wait(), ring.Wait()};
+  if (ends[0].tag != tag) std::swap(ends[0], ends[1]);
+  EXPECT_EQ(ends[0], Done(tag, -ECANCELED));
+  EXPECT_EQ(ends[1], Done(tag + 1, 0));
+}
+
 // The heart of it: reads that are in flight when the slot goes, and done before it is back.
 TEST_P(IoUring, ReadsEndWhileTheSlotIsAway) {
   constexpr uint64_t kTargets[] = {0, 3, 17, kPages - 2};
@@ -334,6 +345,42 @@ TEST_P(IoUring, DirectIoToADisk) {
   ring.UnregisterBuffers();
 }
 
+// A file that is in the page cache: it is copied from, and to, and not by the disk.  What the
+// requests are linked to holds them back until the slot is gone.
+TEST_P(IoUring, BufferedFile) {
+  for (const Absence& absence : kAbsences) {
+    SCOPED_TRACE(absence.name);
+    TestVm vm(Config());
+    Scene scene(vm, slot_zap_all());
+    const FileDescriptor file = MemoryFile(kSize);
+    IoRing ring;
+    scene.Register(ring);
+    Channel gate = Channel::Pipe();
+    const std::byte go[1] = {};
+    scene.contents.Fill(8, 4, kData);
+    ASSERT_THAT(vm.guest().Fill({{.range = {scene.slot.page(8), 4 * kPageSize}, .seed = kData}}),
+                Succeeds());
+    // Out of the slot, and elsewhere into it, by no multiple of a page.
+    constexpr uint64_t kBytes = 4 * kPageSize;
+    constexpr uint64_t kOffset = 3 * kPageSize + 24;
+    ring.PollIn(100, gate.reader.get(), Link::kNext);
+    ring.WriteFixed(1, file.get(), scene.Part(8, 4), 0, kOffset, Link::kNext);
+    ring.ReadFixed(2, file.get(), scene.Part(50, 4), 0, kOffset);
+    ring.Submit();
+    absence.leave(scene.slot);
+    ASSERT_EQ(ring.Take(), std::nullopt);
+    WriteAll(gate.writer.get(), go);
+    EXPECT_EQ(ring.Wait().tag, 100u);
+    EXPECT_EQ(ring.Wait(), Done(1, kBytes));
+    EXPECT_EQ(ring.Wait(), Done(2, kBytes));
+    scene.ExpectGone();
+    scene.contents.Fill(50, 4, kData);
+    absence.come_back(scene.slot);
+    scene.ExpectContents();
+    ring.UnregisterBuffers();
+  }
+}
+
 // Many reads of a disk at a time, all over the slot, by nothing held back, while the slot goes and
 // comes and another vCPU reads what stays.
 TEST_P(IoUring, DirectIoWhileSlotsComeAndGo) {
@@ -449,12 +496,45 @@ TEST_P(IoUring, MultishotPoll) {
     absence.come_back(scene.slot);
     scene.ExpectContents();
   }
-  ring.Cancel(101, 100);
+  ExpectCancelled(ring, 100);
+  ring.UnregisterBuffers();
+}
+
+// As a backend that others connect to: each connection is told, wherever the slot is meanwhile, and
+// what comes by it goes to a page of its own.
+TEST_P(IoUring, MultishotAccept) {
+  TestVm vm(Config());
+  Scene scene(vm, slot_zap_all());
+  IoRing ring;
+  scene.Register(ring);
+  const Listener listener;
+  std::vector<FileDescriptor> ends;
+  ring.AcceptMultishot(100, listener.fd());
   ring.Submit();
-  std::vector<Completion> ends = {ring.Wait(), ring.Wait()};
-  if (ends[0].tag != 100) std::swap(ends[0], ends[1]);
-  EXPECT_EQ(ends[0], Done(100, -ECANCELED));
-  EXPECT_EQ(ends[1], Done(101, 0));
+  for (uint64_t round = 0; round < 6; round++) {
+    const Absence& absence = kAbsences[round % 2];
+    absence.leave(scene.slot);
+    ASSERT_EQ(ring.Take(), std::nullopt) << "nobody has connected";
+    const FileDescriptor& client = ends.emplace_back(listener.Connect());
+    const Completion connection = ring.Wait();
+    EXPECT_EQ(connection.tag, 100u);
+    EXPECT_TRUE(connection.more) << "it was the last one";
+    ASSERT_GE(connection.result, 0) << connection;
+    const FileDescriptor accepted(connection.result);
+    const uint64_t page = 10 * round;
+    ring.ReadFixed(page, accepted.get(), scene.Part(page, 2), 0, kStream);
+    ring.Submit();
+    ASSERT_EQ(ring.Take(), std::nullopt) << "there was nothing to read yet";
+    scene.contents.Fill(page, 2, kData + round);
+    WriteAll(client.get(), scene.contents.Bytes(page, 2));
+    EXPECT_EQ(ring.Wait(), Done(page, 2 * kPageSize));
+    scene.ExpectGone();
+    absence.come_back(scene.slot);
+    scene.ExpectContents();
+  }
+  ExpectCancelled(ring, 100);
+  const FileDescriptor late = listener.Connect();
+  EXPECT_EQ(ring.Take(), std::nullopt) << "nobody accepts it";
   ring.UnregisterBuffers();
 }
 
@@ -491,10 +571,7 @@ TEST_P(IoUring, MultishotReceiveToProvidedBuffers) {
   }
   // The ring itself is memory of the guest as any other: its first entry is the first buffer.
   EXPECT_THAT(vm.guest().Read(scene.slot.page(kRingPage)), Returns(scene.Part(0, 1).address));
-  ring.Cancel(101, 100);
-  ring.Submit();
-  ring.Wait();
-  ring.Wait();
+  ExpectCancelled(ring, 100);
   ring.UnregisterProvidedBuffers();
   scene.slot.memory().Write(kRingPage * kPageSize, scene.contents.Bytes(kRingPage, 1));
   scene.ExpectContents();
@@ -541,6 +618,8 @@ TEST_P(IoUring, PinsOutliveTheSlot) {
   Scene scene(vm, slot_zap_all());
   const std::vector<uint64_t> frames = PageFlags().FramesOf(scene.slot.memory().bytes());
   const uint64_t bytes = PinnedBytes();
+  // On a machine that isn't there for this test, others may pin pages meanwhile.
+  const bool alone = !CpuEmulator().empty();
   const int64_t pins = OutstandingPins();
   IoRing ring;
   scene.Register(ring);
@@ -663,13 +742,16 @@ TEST_P(IoUring, CancelledWhileTheSlotIsGone) {
     scene.contents.Fill(12, 4, kData);
     WriteAll(stream.writer.get(), scene.contents.Bytes(12, 4));
     EXPECT_EQ(ring.Wait(), Done(2, 4 * kPageSize));
-  // On a machine that isn't there for this test, others may pin pages meanwhile.
-  const bool alone = !CpuEmulator().empty();
     ring.ReadFixed(4, stream.reader.get(), scene.Part(4, 4), 0, kStream);
     ring.Submit();
   }
   // The kernel cleans up in its own time, but it does.
   while (PinnedBytes() != pinned) std::this_thread::yield();
+  // Nobody is left to read that, wherever to.
+  const std::vector<std::byte> junk = PageContents(4, kData + 1).Bytes(0, 4);
+  WriteAll(stream.writer.get(), junk);
+  EXPECT_EQ(scene.contents.ProblemIn(scene.slot.memory()), "");
+  EXPECT_EQ(ReadAll(stream.reader.get(), junk.size()), junk);
   scene.slot.Add();
   scene.ExpectContents();
 }
@@ -704,8 +786,3 @@ SLOTZAP_INSTANTIATE(IoUring);
 
 }  // namespace
 }  // namespace slotzap
-  // Nobody is left to read that, wherever to.
-  const std::vector<std::byte> junk = PageContents(4, kData + 1).Bytes(0, 4);
-  WriteAll(stream.writer.get(), junk);
-  EXPECT_EQ(scene.contents.ProblemIn(scene.slot.memory()), "");
-  EXPECT_EQ(ReadAll(stream.reader.get(), junk.size()), junk);
