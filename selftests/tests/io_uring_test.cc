@@ -7,7 +7,9 @@
 // Whatever happens to the slot: the data is in the page that was meant, the guest reads it there
 // when the slot is back, and nothing else has changed, in that page or in any other.
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <iostream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,6 +21,7 @@
 #include "host/page_flags.h"
 #include "host/pins.h"
 #include "host/scratch_file.h"
+#include "host/task.h"
 #include "tests/slot_test.h"
 
 namespace slotzap {
@@ -382,8 +385,11 @@ TEST_P(IoUring, BufferedFile) {
 }
 
 // Many reads of a disk at a time, all over the slot, by nothing held back, while the slot goes and
-// comes and another vCPU reads what stays.
+// comes and another vCPU reads what stays.  Not each delete overlaps with a read, so in each round
+// it is deleted until one does.
 TEST_P(IoUring, DirectIoWhileSlotsComeAndGo) {
+  constexpr uint64_t kAtATime = 4;
+  constexpr int kDeletes = 100;  // at most, in a round
   if (const std::string reason = DirectIoUnavailable(); !reason.empty()) GTEST_SKIP() << reason;
   TestVm vm(Config(2));
   Scene scene(vm, slot_zap_all());
@@ -395,68 +401,66 @@ TEST_P(IoUring, DirectIoWhileSlotsComeAndGo) {
   ring.Submit();
   for (uint64_t page = 0; page < kPages; page++) EXPECT_EQ(ring.Wait().result, int{kPageSize});
 
-// A file that is in the page cache: it is copied from, and to, and not by the disk.  What the
-// requests are linked to holds them back until the slot is gone.
-TEST_P(IoUring, BufferedFile) {
-  for (const Absence& absence : kAbsences) {
-    SCOPED_TRACE(absence.name);
-    TestVm vm(Config());
-    Scene scene(vm, slot_zap_all());
-    const FileDescriptor file = MemoryFile(kSize);
-    IoRing ring;
-    scene.Register(ring);
-    Channel gate = Channel::Pipe();
-    const std::byte go[1] = {};
-    scene.contents.Fill(8, 4, kData);
-    ASSERT_THAT(vm.guest().Fill({{.range = {scene.slot.page(8), 4 * kPageSize}, .seed = kData}}),
-                Succeeds());
-    // Out of the slot, and elsewhere into it, by no multiple of a page.
-    constexpr uint64_t kBytes = 4 * kPageSize;
-    constexpr uint64_t kOffset = 3 * kPageSize + 24;
-    ring.PollIn(100, gate.reader.get(), Link::kNext);
-    ring.WriteFixed(1, file.get(), scene.Part(8, 4), 0, kOffset, Link::kNext);
-    ring.ReadFixed(2, file.get(), scene.Part(50, 4), 0, kOffset);
-    ring.Submit();
-    absence.leave(scene.slot);
-    ASSERT_EQ(ring.Take(), std::nullopt);
-    WriteAll(gate.writer.get(), go);
-    EXPECT_EQ(ring.Wait().tag, 100u);
-    EXPECT_EQ(ring.Wait(), Done(1, kBytes));
-    EXPECT_EQ(ring.Wait(), Done(2, kBytes));
-    scene.ExpectGone();
-    scene.contents.Fill(50, 4, kData);
-    absence.come_back(scene.slot);
-    scene.ExpectContents();
-    ring.UnregisterBuffers();
-  }
-}
-
   ASSERT_THAT(vm.guest(1).Verify({PatternOf(scene.other, kSeed + 1)}), SeesPattern());
   const uint64_t faults = vm.guest(1).vcpu().stats().Read("pf_fixed");
   VerifyLoop always(vm.guest(1), {PatternOf(scene.other, kSeed + 1)});
   always.WaitForPasses(1);
+  std::atomic<uint64_t> submitted = 0;  // reads
+  std::atomic<uint64_t> done = 0;
+  uint64_t deletes = 0;
+  uint64_t overlapped = 0;
   for (uint64_t round = 0; round < 8; round++) {
-    // In each round the pages change places, as the file has them the other way round.
-    for (uint64_t page = 0; page < kPages; page++)
-      ring.ReadFixed(page, file.get(), scene.Part(page, 1), 0,
-                     (round % 2 == 0 ? page : kPages - 1 - page) * kPageSize);
-    ring.Submit();
-    scene.slot.Delete();
-    if (round % 4 < 2) scene.slot.Add();
-    std::vector<bool> seen(kPages);
-    for (uint64_t i = 0; i < kPages; i++) {
-      const Completion completion = ring.Wait();
-      EXPECT_EQ(completion, Done(completion.tag, kPageSize));
-      seen.at(completion.tag) = true;
+    std::atomic<bool> stop = false;
+    // With each pass the pages change places, as the file has them the other way round.
+    BackgroundCall<uint64_t> reader([&] {
+      uint64_t passes = 0;
+      do {
+        for (uint64_t first = 0; first < kPages; first += kAtATime) {
+          for (uint64_t page = first; page < first + kAtATime; page++)
+            ring.ReadFixed(page, file.get(), scene.Part(page, 1), 0,
+                           (passes % 2 == 0 ? page : kPages - 1 - page) * kPageSize);
+          ring.Submit();
+          submitted += kAtATime;
+          std::vector<bool> seen(kAtATime);
+          for (uint64_t i = 0; i < kAtATime; i++, done++) {
+            const Completion completion = ring.Wait();
+            EXPECT_EQ(completion, Done(completion.tag, kPageSize));
+            seen.at(completion.tag - first) = true;
+          }
+          EXPECT_EQ(std::count(seen.begin(), seen.end(), true), std::ptrdiff_t{kAtATime});
+        }
+        passes++;
+      } while (!stop);
+      return passes;
+    });
+    const uint64_t before = done;
+    while (done == before && !reader.ended()) std::this_thread::yield();
+    bool overlaps = false;
+    for (int i = 0; i < kDeletes && !overlaps; i++) {
+      if (i != 0) scene.slot.Add();
+      const uint64_t begun = done;
+      const bool waiting = submitted > begun;
+      scene.slot.Delete();
+      const uint64_t during = done - begun;
+      // Some may have waited to be counted, but of more than can be at a time, some began since.
+      // Or the disk is slow, and the reader still sleeps for what it waited for before.
+      overlaps = during > kAtATime ||
+                 (waiting && during == 0 && ThreadStateOf(reader.thread()) == 'S' && done == begun);
+      deletes++;
     }
-    EXPECT_EQ(std::count(seen.begin(), seen.end(), true), std::ptrdiff_t{kPages});
+    overlapped += overlaps ? 1 : 0;
+    if (round % 4 < 2) scene.slot.Add();
+    stop = true;
+    const uint64_t passes = reader.Join();
     if (round % 4 >= 2) scene.slot.Add();
     for (uint64_t page = 0; page < kPages; page++) {
-      const uint64_t from = round % 2 == 0 ? kPages - 1 - page : page;
+      const uint64_t from = passes % 2 == 1 ? kPages - 1 - page : page;
       scene.contents.Fill(page, 1, kSeed, from * kPageSize / 8);
     }
     EXPECT_THAT(scene.contents.VerifyBy(vm.guest(), kGpa), SeesPattern()) << "round " << round;
   }
+  std::cout << "# " << overlapped << " of " << deletes << " deletes overlapped with a read\n";
+  EXPECT_GT(overlapped, 0u) << "no delete took as long as a read, or the other way round";
   const Outcome& outcome = always.Stop();
   EXPECT_TRUE(outcome.done) << outcome.exit_text;
   EXPECT_EQ(outcome.verdict.matches, outcome.verdict.words) << outcome;
