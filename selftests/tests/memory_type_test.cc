@@ -190,6 +190,37 @@ TEST_P(MemoryType, TogglingCacheDisableKeepsSptesWithoutNoncoherentDma) {
   }
 }
 
+// By the types in the SPTEs: without, the guest's PAT doesn't count, with it, it does.
+TEST_P(MemoryType, GainingAndLosingNoncoherentDmaChangesTypes) {
+  if (DetectKvmModule().vendor != "vmx")
+    GTEST_SKIP() << "KVM sets memory types in EPT entries only";
+  if (CurrentMmuMode() == MmuMode::kShadow)
+    GTEST_SKIP() << "shadow paging doesn't use memory types";
+  if (const std::string reason = TraceInstance::Available(); !reason.empty())
+    GTEST_SKIP() << reason;
+  TestVm vm(Config());
+  MemorySlot ram = vm.AddSlot(1_GiB, 256_KiB);
+  MemorySlot bar = vm.AddSlot(3_GiB, 256_KiB);
+  SetMtrrs(vm, bar.range());
+  TestDevice first(vm.vm());
+  TestDevice second(vm.vm());
+  InstalledTypes types;
+  const auto expect = [&](const std::string& of_ram, const std::string& of_bar, const char* when) {
+    ASSERT_THAT(vm.guest().TouchWrite({ram.range(), bar.range()}), Succeeds());
+    EXPECT_EQ(types.Of(ram.range()), of_ram) << when;
+    EXPECT_EQ(types.Of(bar.range()), of_bar) << when;
+  };
+  const std::string device_memory = TypesIgnoreCacheDisable() ? "WB" : "WC";
+  expect("WB, ignoring PAT", "WB, ignoring PAT", "at first");
+  first.SetNoncoherentDma(true);
+  expect("WB", device_memory, "gained non-coherent DMA");
+  second.SetNoncoherentDma(true);
+  first.SetNoncoherentDma(false);
+  expect("WB", device_memory, "the second source is still there");
+  second.SetNoncoherentDma(false);
+  expect("WB, ignoring PAT", "WB, ignoring PAT", "lost non-coherent DMA");
+}
+
 TEST_P(MemoryType, GainingAndLosingNoncoherentDmaZaps) {
   TestVm vm(Config());
   MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
