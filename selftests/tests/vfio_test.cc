@@ -702,7 +702,8 @@ TEST_P(VfioDma, IntoMemoryThatIsUnmapped) {
 
 // A VM with an edu device, in pieces that may go in any order.
 struct Pieces {
-  Pieces(const GuestVmConfig& config, const PciDevice& pci, std::shared_ptr<GuestMemory> memory)
+  Pieces(const GuestVmConfig& config, const PciDevice& pci,
+         const std::shared_ptr<GuestMemory>& memory)
       : vm(std::make_unique<TestVm>(config)), device(std::make_unique<Device>(pci)) {
     kvm_vfio = std::make_unique<KvmVfio>(vm->vm());
     kvm_vfio->AddGroup(device->assigned.group.fd());
