@@ -161,19 +161,24 @@ TEST_P(MemoryType, Replay2019) {
   EXPECT_EQ(types.Of(ram.range()), "WB");
 }
 
-// As a VMM does to reset a vCPU.
+// As a VMM does to reset a vCPU.  The zap lets others have mmu_lock in between, if they wait.
 TEST_P(MemoryType, UserspaceTogglingCacheDisableZapsWithNoncoherentDma) {
   if (TypesIgnoreCacheDisable()) GTEST_SKIP() << "memory types don't depend on CR0.CD here";
   constexpr uint64_t kCacheDisable = 1ull << 30;
   TestVm vm(Config());
-  MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+  MemorySlot slot = vm.AddSlot(1_GiB, 1_MiB);
   TestDevice device(vm.vm());
   device.SetNoncoherentDma(true);
   ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
   kvm_sregs sregs = vm.guest().vcpu().Sregs();
   for (int i = 0; i < 2; i++) {
     sregs.cr0 ^= kCacheDisable;
+    device.TryWatchLock().OrThrow();
     vm.guest().vcpu().SetSregs(sregs);
+    const slotzap_test_lock_stretches stretches = device.StopWatchingLock();
+    if (CurrentMmuMode() != MmuMode::kTdp) {
+      EXPECT_GE(stretches.count, slot.range().pages() / 128) << kPrecision;
+    }
     EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived a change of CR0.CD";
   }
   vm.guest().vcpu().SetSregs(sregs);
