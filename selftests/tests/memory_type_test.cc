@@ -61,6 +61,12 @@ class MemoryType : public DeviceTest {
       trace_.Clear();
       trace_.Start();
     }
+    // Why there are none to be seen here, or an empty string.
+    static std::string Unavailable() {
+      if (DetectKvmModule().vendor != "vmx") return "KVM sets memory types in EPT entries only";
+      if (CurrentMmuMode() == MmuMode::kShadow) return "shadow paging doesn't use memory types";
+      return TraceInstance::Available();
+    }
     // Which those of `range` have: "WB", "WB, ignoring PAT"; or how many have which.  EPT entries
     // have the type in bits 5:3 and "ignore PAT" in bit 6 (SDM volume 3, 29.3.2).
     std::string Of(const GpaRange& range) {
@@ -119,11 +125,7 @@ TEST_P(MemoryType, TogglingCacheDisableZapsWithNoncoherentDma) {
 // that it has asked for.  KVM did not zap in between, unless somebody deleted or moved a slot and
 // with it zapped everything: so with the quirk enabled this passes, however broken KVM is.
 TEST_P(MemoryType, Replay2019) {
-  if (DetectKvmModule().vendor != "vmx")
-    GTEST_SKIP() << "KVM sets memory types in EPT entries only";
-  if (CurrentMmuMode() == MmuMode::kShadow)
-    GTEST_SKIP() << "shadow paging doesn't use memory types";
-  if (const std::string reason = TraceInstance::Available(); !reason.empty())
+  if (const std::string reason = InstalledTypes::Unavailable(); !reason.empty())
     GTEST_SKIP() << reason;
   TestVm vm(Config());
   MemorySlot ram = vm.AddSlot(1_GiB, 256_KiB);
@@ -197,11 +199,7 @@ TEST_P(MemoryType, TogglingCacheDisableKeepsSptesWithoutNoncoherentDma) {
 
 // By the types in the SPTEs: without, the guest's PAT doesn't count, with it, it does.
 TEST_P(MemoryType, GainingAndLosingNoncoherentDmaChangesTypes) {
-  if (DetectKvmModule().vendor != "vmx")
-    GTEST_SKIP() << "KVM sets memory types in EPT entries only";
-  if (CurrentMmuMode() == MmuMode::kShadow)
-    GTEST_SKIP() << "shadow paging doesn't use memory types";
-  if (const std::string reason = TraceInstance::Available(); !reason.empty())
+  if (const std::string reason = InstalledTypes::Unavailable(); !reason.empty())
     GTEST_SKIP() << reason;
   TestVm vm(Config());
   MemorySlot ram = vm.AddSlot(1_GiB, 256_KiB);

@@ -98,7 +98,24 @@ class FaultRace : public RaceTest {
     Race::Call* deletion = nullptr;
     Race race;  // the last one: what it runs uses the others
   };
+  static void ChangeFlagsDuringAWrite(Scene& scene, uint32_t flags);
 };
+
+// A write to the page that is missing is under way when the memslot gets these flags, which waits
+// for it as a delete does.
+void FaultRace::ChangeFlagsDuringAWrite(Scene& scene, uint32_t flags) {
+  Race& race = scene.race;
+  Race::Command& writer =
+      race.Start(scene.vm.guest(), [](Guest& guest) { return guest.Write(kVictim + kOffset, 1); });
+  race.AwaitSleeping(writer, scene.memory, kPage);
+  Race::Call& call = race.Start("flag change", [&] { return scene.victim.TrySetFlags(flags); });
+  race.AwaitWaiting(call, Waits::kForReaders);
+  race.Provide(scene.memory, kPage);
+  EXPECT_THAT(call.run.Join(), IsOk());
+  EXPECT_THAT(writer.run.Join(), Succeeds());
+  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "flag change waits for readers",
+                    "page 3 of the victim comes", "flag change returned"});
+}
 
 // A fault that began before the memslot was deleted ends by mapping the page, and what it mapped
 // goes with the rest.
@@ -418,18 +435,7 @@ TEST_P(FaultRace, ThePageComesWhenTheSlotIsElsewhere) {
 TEST_P(FaultRace, TheDirtyLogIsTurnedOn) {
   TestVm vm(Config());
   Scene scene(vm);
-  Race& race = scene.race;
-  Race::Command& writer =
-      race.Start(vm.guest(), [](Guest& guest) { return guest.Write(kVictim + kOffset, 1); });
-  race.AwaitSleeping(writer, scene.memory, kPage);
-  Race::Call& flags =
-      race.Start("flag change", [&] { return scene.victim.TrySetFlags(KVM_MEM_LOG_DIRTY_PAGES); });
-  race.AwaitWaiting(flags, Waits::kForReaders);
-  race.Provide(scene.memory, kPage);
-  EXPECT_THAT(flags.run.Join(), IsOk());
-  EXPECT_THAT(writer.run.Join(), Succeeds());
-  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "flag change waits for readers",
-                    "page 3 of the victim comes", "flag change returned"});
+  ChangeFlagsDuringAWrite(scene, KVM_MEM_LOG_DIRTY_PAGES);
   scene.victim.GetDirtyLog();
   EXPECT_THAT(vm.guest().Write(kVictim + kOffset, 2), Succeeds());
   EXPECT_THAT(scene.victim.GetDirtyLog().Set(), ElementsAre(kPage));
@@ -442,18 +448,8 @@ TEST_P(FaultRace, TheDirtyLogIsTurnedOn) {
 TEST_P(FaultRace, TheDirtyLogIsTurnedOff) {
   TestVm vm(Config());
   Scene scene(vm);
-  Race& race = scene.race;
   scene.victim.SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
-  Race::Command& writer =
-      race.Start(vm.guest(), [](Guest& guest) { return guest.Write(kVictim + kOffset, 1); });
-  race.AwaitSleeping(writer, scene.memory, kPage);
-  Race::Call& flags = race.Start("flag change", [&] { return scene.victim.TrySetFlags(0); });
-  race.AwaitWaiting(flags, Waits::kForReaders);
-  race.Provide(scene.memory, kPage);
-  EXPECT_THAT(flags.run.Join(), IsOk());
-  EXPECT_THAT(writer.run.Join(), Succeeds());
-  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", "flag change waits for readers",
-                    "page 3 of the victim comes", "flag change returned"});
+  ChangeFlagsDuringAWrite(scene, 0);
   DirtyBitmap none(scene.victim.range().pages());
   EXPECT_THAT(scene.victim.TryGetDirtyLog(none), FailsWith(ENOENT));
   EXPECT_THAT(vm.guest().Write(kVictim, 2), Succeeds());
