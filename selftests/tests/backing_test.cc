@@ -65,6 +65,8 @@ TEST_P(HostMemory, DirtyStateOutlivesTheSlot) {
 // The same for a file on a disk: what the guest wrote is there after its page cache was written
 // back once, and dirtied again.  O_DIRECT reads what is on the disk, and makes the kernel write to
 // it before no more than what it takes for dirty.
+// The host's own PTEs are dirty as well, so this is about the whole of it: KVM's part alone is in
+// DirtyStateOutlivesTheSlot.
 TEST_P(HostMemory, WritesToAFileReachTheDisk) {
   if (const std::string reason = DirectIoUnavailable(); !reason.empty()) GTEST_SKIP() << reason;
   for (const bool move : {false, true}) {
