@@ -22,17 +22,6 @@ constexpr uint64_t kCr0 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1ull << 31;  
 constexpr uint64_t kCr4 = 1 << 5;                                               // PAE
 constexpr uint64_t kEfer = 1 << 8 | 1 << 10;                                    // LME LMA
 
-kvm_segment FlatSegment(uint16_t selector, uint8_t type) {
-  kvm_segment segment = {};
-  segment.limit = 0xffffffff;
-  segment.selector = selector;
-  segment.type = type;
-  segment.present = 1;
-  segment.s = 1;
-  segment.g = 1;
-  return segment;
-}
-
 void EnterLongMode(Vcpu& vcpu, Gpa cr3, Gpa mailbox) {
   kvm_sregs sregs = vcpu.Sregs();
   sregs.cr0 = kCr0;
@@ -74,6 +63,17 @@ std::string NestedExitText(const NestedExit& exit) {
   return text + " (code " + Hex(exit.code) + ", info " + Hex(exit.info) + ")";
 }
 
+MmioAccess AnswerMmio(kvm_run& run) {
+  MmioAccess access = {run.mmio.phys_addr, run.mmio.len, run.mmio.is_write != 0, 0};
+  if (!access.write) std::memset(run.mmio.data, 0xff, sizeof(run.mmio.data));
+  std::memcpy(&access.value, run.mmio.data, sizeof(access.value));
+  return access;
+}
+
+void Outcome::Add(const MmioAccess& access) {
+  if (mmio_count++ < kMmioKept) mmio.push_back(access);
+}
+
 std::span<const std::byte> AgentImage() { return {slotzap_agent_image, slotzap_agent_image_end}; }
 
 Guest::Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3) : vcpu_(std::move(vcpu)) {
@@ -92,10 +92,7 @@ Guest::Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3) : vcpu_(std
   regs.rip = guest::kAgentGpa;
   regs.rsp = guest::kStackGpa + (id + 1) * kPageSize;
   regs.rdi = mailbox_gpa;
-  // Nobody interrupts the guest.  That it could be (IF) is for Bochs: there, the host's own
-  // interrupts don't end a guest that runs without.
-  constexpr uint64_t kInterruptFlag = 1 << 9;
-  regs.rflags = kInterruptFlag | 1 << 1;
+  regs.rflags = kRflags;
   vcpu_->SetRegs(regs);
 
   const Outcome outcome = RunUntilDone();
@@ -126,15 +123,6 @@ void Guest::PostRanges(Command command, std::span<const Pattern> patterns, uint6
                                   pattern.first_word, pattern.period};
 }
 
-void Guest::AnswerMmio(Outcome& outcome) {
-  kvm_run& run = vcpu_->run();
-  MmioAccess access = {run.mmio.phys_addr, run.mmio.len, run.mmio.is_write != 0, 0};
-  if (!access.write) std::memset(run.mmio.data, 0xff, sizeof(run.mmio.data));
-  std::memcpy(&access.value, run.mmio.data, sizeof(access.value));
-  if (on_mmio_) on_mmio_(access);
-  if (outcome.mmio_count++ < Outcome::kMmioKept) outcome.mmio.push_back(access);
-}
-
 Outcome Guest::RunUntilDone() {
   Outcome outcome;
   for (;;) {
@@ -149,7 +137,9 @@ Outcome Guest::RunUntilDone() {
       return outcome;
     }
     if (run.exit_reason == KVM_EXIT_MMIO) {
-      AnswerMmio(outcome);
+      const MmioAccess access = AnswerMmio(vcpu_->run());
+      if (on_mmio_) on_mmio_(access);
+      outcome.Add(access);
       continue;
     }
     const Mailbox& m = mailbox();

@@ -23,6 +23,10 @@ namespace slotzap {
 // The agent's image, to be loaded at guest::kAgentGpa.
 std::span<const std::byte> AgentImage();
 
+// Nobody interrupts a guest.  That it could be (IF) is for Bochs: there, the host's own interrupts
+// don't end a guest that runs without.
+inline constexpr uint64_t kRflags = 1 << 9 | 1 << 1;
+
 // An access of the guest to where no memslot is.
 struct MmioAccess {
   Gpa gpa;
@@ -31,6 +35,9 @@ struct MmioAccess {
   uint64_t value;  // what was written; for reads what the host answered, guest::kNoMemory
   bool operator==(const MmioAccess&) const = default;
 };
+
+// After KVM_EXIT_MMIO: answers as a bus would, reads get all ones, writes are dropped.
+MmioAccess AnswerMmio(kvm_run& run);
 
 // Memory whose contents are known: see guest::Range.
 struct Pattern {
@@ -67,6 +74,8 @@ struct Outcome {
   uint64_t nested_faults = 0;               // how often it was started again after a fault
 
   static constexpr size_t kMmioKept = 64;
+  // Counts an access.
+  void Add(const MmioAccess& access);
 };
 
 class Guest {
@@ -128,8 +137,6 @@ class Guest {
   void PostRanges(guest::Command command, std::span<const Pattern> patterns, uint64_t arg0 = 0);
   Outcome Touch(std::initializer_list<GpaRange> ranges, bool write);
   Outcome RunUntilDone();
-  void AnswerMmio(Outcome& outcome);
-
   std::unique_ptr<Vcpu> vcpu_;
   guest::Mailbox* mailbox_;
   std::function<void(const MmioAccess&)> on_mmio_;

@@ -20,7 +20,28 @@ constexpr uint64_t kEptDirty = 1ull << 9;
 
 constexpr uint64_t kAddress = 0x000ffffffffff000;
 
-constexpr int kRootLevel = 4;
+struct Shape {
+  int levels;
+  uint64_t index_bits;  // of a virtual address, a level
+  uint64_t entry_bytes;
+};
+
+constexpr Shape ShapeOf(TableFormat format) {
+  switch (format) {
+    case TableFormat::kGuest32Bit:
+      return {2, 10, 4};
+    case TableFormat::kGuestPae:
+      return {3, 9, 8};
+    case TableFormat::kGuest5Level:
+      return {5, 9, 8};
+    default:
+      return {4, 9, 8};
+  }
+}
+
+constexpr bool Is32Bit(TableFormat format) {
+  return format == TableFormat::kGuest32Bit || format == TableFormat::kGuestPae;
+}
 
 constexpr int LeafLevel(GuestPageSize size) {
   return size == GuestPageSize::k1G ? 3 : size == GuestPageSize::k2M ? 2 : 1;
@@ -68,21 +89,43 @@ bool PageTables::IsPresent(uint64_t entry) const {
   return (entry & (format_ == TableFormat::kEpt ? kEptAccess : kPresent)) != 0;
 }
 
+// Entries of 4 bytes are halves of what memory is accessed by.
+uint64_t PageTables::LoadEntry(Gpa table, uint64_t index) const {
+  const uint64_t offset = table - base_ + index * ShapeOf(format_).entry_bytes;
+  const uint64_t word = memory_.Load(offset & ~7ull);
+  if (ShapeOf(format_).entry_bytes == 8) return word;
+  return word >> (offset & 4) * 8 & 0xffffffff;
+}
+
+void PageTables::StoreEntry(Gpa table, uint64_t index, uint64_t entry) const {
+  const uint64_t offset = table - base_ + index * ShapeOf(format_).entry_bytes;
+  if (ShapeOf(format_).entry_bytes == 8) return memory_.Store(offset, entry);
+  const uint64_t shift = (offset & 4) * 8;
+  const uint64_t other_half = memory_.Load(offset & ~7ull) & 0xffffffffull << (32 - shift);
+  memory_.Store(offset & ~7ull, other_half | entry << shift);
+}
+
 void PageTables::MapOne(uint64_t virt, Gpa phys, GuestPageSize size) {
+  const Shape shape = ShapeOf(format_);
+  const auto index = [&](int level) {
+    return virt >> (kPageShift + shape.index_bits * static_cast<uint64_t>(level - 1)) &
+           ((1ull << shape.index_bits) - 1);
+  };
   const int leaf_level = LeafLevel(size);
   Gpa table = root();
-  for (int level = kRootLevel; level > leaf_level; level--) {
-    const uint64_t offset = table - base_ + TableIndex(virt, level) * 8;
-    uint64_t entry = memory_.Load(offset);
+  for (int level = shape.levels; level > leaf_level; level--) {
+    uint64_t entry = LoadEntry(table, index(level));
     if ((entry & kLarge) != 0)
       throw std::invalid_argument(Hex(virt) + " is mapped by a larger page already");
     if (!IsPresent(entry)) {
-      entry = TableEntry(NewTable(), format_);
-      memory_.Store(offset, entry);
+      const Gpa below = NewTable();
+      const bool pdpte = format_ == TableFormat::kGuestPae && level == shape.levels;
+      entry = pdpte ? below | kPresent : TableEntry(below, format_);
+      StoreEntry(table, index(level), entry);
     }
     table = entry & kAddress;
   }
-  memory_.Store(table - base_ + TableIndex(virt, leaf_level) * 8, LeafEntry(phys, size, format_));
+  StoreEntry(table, index(leaf_level), LeafEntry(phys, size, format_));
 }
 
 void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_size) {
@@ -90,6 +133,11 @@ void PageTables::Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_
   if (virt % step != 0 || phys % step != 0 || size % step != 0)
     throw std::invalid_argument("mapping " + Hex(virt) + " to " + Hex(phys) + ", " +
                                 SizeString(size) + ": not aligned to pages of " + SizeString(step));
+  if (Is32Bit(format_) && (page_size != GuestPageSize::k4K || virt + size > 4ull << 30 ||
+                           (format_ == TableFormat::kGuest32Bit && phys + size > 4ull << 30)))
+    throw std::invalid_argument("mapping " + Hex(virt) + " to " + Hex(phys) + ", " +
+                                SizeString(size) +
+                                ": page tables of 32-bit guests take pages of 4 KiB below 4 GiB");
   for (uint64_t offset = 0; offset < size; offset += step)
     MapOne(virt + offset, phys + offset, page_size);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-// The guest's own page tables, written by the host into guest memory: 4 levels, 64-bit entries
-// (AMD APM volume 2, 5.3; Intel SDM volume 3, 4.5).  Also those that a guest translates the
-// physical addresses of its own guests with.
+// The guest's own page tables, written by the host into guest memory: most guests', with 4 levels
+// and 64-bit entries (AMD APM volume 2, 5.3; Intel SDM volume 3, 4.5), and those of the processor's
+// other paging modes.  Also those that a guest translates the physical addresses of its own guests
+// with.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,11 @@ enum class TableFormat {
   kGuest,  // the guest's own; for supervisor mode
   kNpt,    // nested page tables: its walks count as user mode (AMD APM volume 2, 15.25.5)
   kEpt,    // extended page tables, memory type WB (Intel SDM volume 3, 29.3.2)
+  // The guest's own in other modes (AMD APM volume 2, 5.2 and 5.3; Intel SDM volume 3, 4.3 to 4.5).
+  // The first two translate 4 GiB.
+  kGuest32Bit,   // 2 levels of 1024 entries of 4 bytes
+  kGuestPae,     // 3 levels; the root has 4 entries, which grant nothing but are present
+  kGuest5Level,  // as kGuest, with a level on top
 };
 
 // An entry, written to and accessed as the guest would leave it: one that points to the table at
@@ -27,7 +33,8 @@ enum class TableFormat {
 uint64_t TableEntry(Gpa table, TableFormat format = TableFormat::kGuest);
 uint64_t LeafEntry(Gpa page, GuestPageSize size = GuestPageSize::k4K,
                    TableFormat format = TableFormat::kGuest);
-// Which entry of a table of `level` (4: root) translates a virtual address.
+// Which entry of a table of `level` (4: root) translates a virtual address, where tables have 512
+// entries.
 uint64_t TableIndex(uint64_t virt, int level);
 
 // A hierarchy of page tables that is built up by Map().  Tables are taken one after the other from
@@ -48,8 +55,9 @@ class PageTables {
   GpaRange used() const { return {window_.start, next_ - window_.start}; }
 
   // Maps [virt, virt + size) to [phys, phys + size), writable and executable, in pages of
-  // `page_size`, to which all three have to be aligned.  Throws if the window is full or a part of
-  // it is mapped already with another page size.
+  // `page_size`, to which all three have to be aligned.  Throws if the window is full, a part of it
+  // is mapped already with another page size, or the format can't express it: those of 32-bit
+  // guests take pages of 4 KiB only here.
   void Map(uint64_t virt, Gpa phys, uint64_t size, GuestPageSize page_size);
   // Makes [range) reachable at its own address.
   void MapIdentity(GpaRange range, GuestPageSize page_size) {
@@ -61,6 +69,8 @@ class PageTables {
   void MapOne(uint64_t virt, Gpa phys, GuestPageSize size);
 
   bool IsPresent(uint64_t entry) const;
+  uint64_t LoadEntry(Gpa table, uint64_t index) const;
+  void StoreEntry(Gpa table, uint64_t index, uint64_t entry) const;
 
   const GuestMemory& memory_;
   Gpa base_;  // where the guest has memory_

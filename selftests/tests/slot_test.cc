@@ -74,10 +74,14 @@ bool RunKnownBugs() {
   return value != nullptr && std::strcmp(value, "1") == 0;
 }
 
+std::string SlotTestUnavailable(bool slot_zap_all) {
+  const std::string reason = Kvm::Unavailable();
+  return !reason.empty() || slot_zap_all ? reason : QuirkUnavailable();
+}
+
 void SlotTest::SetUp() {
-  if (const std::string reason = Kvm::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
-  if (slot_zap_all()) return;
-  if (const std::string reason = QuirkUnavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  if (const std::string reason = SlotTestUnavailable(slot_zap_all()); !reason.empty())
+    GTEST_SKIP() << reason;
 }
 
 std::string QuirkName(const testing::TestParamInfo<bool>& info) {

@@ -47,6 +47,8 @@ bool KernelIsAtLeast(const char* version);
 
 // Why the quirk can't be disabled here, or an empty string.
 std::string QuirkUnavailable();
+// Why a test can't run here with the quirk enabled, or disabled, or an empty string.
+std::string SlotTestUnavailable(bool slot_zap_all);
 // Why hugetlb pages of `backing` can't be had here, or an empty string.
 std::string BackingUnavailable(Backing backing, uint64_t pages);
 

@@ -107,6 +107,55 @@ TEST_F(PageTablesTest, EptFormat) {
       (std::vector<uint64_t>{(kBase + 4_KiB) | 0x107, (kBase + 16_KiB) | 0x107, 4_MiB | 0x3b7}));
 }
 
+// AMD APM volume 2, 5.2.1: entries of 4 bytes, two levels of 10 bits.
+TEST_F(PageTablesTest, TablesOfA32BitGuest) {
+  PageTables tables(memory_, kRange, kRange, TableFormat::kGuest32Bit);
+  tables.Map(1_GiB, 3_GiB, 8_KiB, GuestPageSize::k4K);
+  tables.Map(1_GiB + 4_MiB - 4_KiB, 2_GiB, 8_KiB, GuestPageSize::k4K);
+  EXPECT_EQ(tables.used().pages(), 3u);
+  const auto* directory = reinterpret_cast<const uint32_t*>(memory_.data());
+  EXPECT_EQ(directory[256], (kBase + 4_KiB) | 0x23);
+  EXPECT_EQ(directory[257], (kBase + 8_KiB) | 0x23);
+  EXPECT_EQ(directory[255], 0u);
+  EXPECT_EQ(directory[258], 0u);
+  const uint32_t* first = directory + 1024;
+  EXPECT_EQ(first[0], 3_GiB | 0x63);
+  EXPECT_EQ(first[1], (3_GiB + 4_KiB) | 0x63);
+  EXPECT_EQ(first[2], 0u);
+  EXPECT_EQ(first[1023], 2_GiB | 0x63);
+  EXPECT_EQ(directory[2048], (2_GiB + 4_KiB) | 0x63);
+}
+
+// AMD APM volume 2, 5.2.3: an entry of the root has but its present bit.
+TEST_F(PageTablesTest, TablesOfAPaeGuest) {
+  PageTables tables(memory_, kRange, kRange, TableFormat::kGuestPae);
+  tables.Map(1_GiB + 4_KiB, 5_GiB, 4_KiB, GuestPageSize::k4K);
+  EXPECT_EQ(tables.used().pages(), 3u);
+  EXPECT_EQ(memory_.Load(8), (kBase + 4_KiB) | 1);
+  EXPECT_EQ(memory_.Load(4_KiB), (kBase + 8_KiB) | 0x23);
+  EXPECT_EQ(memory_.Load(8_KiB + 8), 5_GiB | 0x63);
+}
+
+TEST_F(PageTablesTest, TablesOfFiveLevels) {
+  PageTables tables(memory_, kRange, kRange, TableFormat::kGuest5Level);
+  tables.Map(3ull << 48, 5_GiB, 4_KiB, GuestPageSize::k4K);
+  EXPECT_EQ(tables.used().pages(), 5u);
+  EXPECT_EQ(memory_.Load(24), (kBase + 4_KiB) | 0x23);
+  for (uint64_t table = 1; table <= 3; table++)
+    EXPECT_EQ(memory_.Load(table * 4_KiB), (kBase + (table + 1) * 4_KiB) | 0x23);
+  EXPECT_EQ(memory_.Load(16_KiB), 5_GiB | 0x63);
+}
+
+TEST_F(PageTablesTest, RefusesWhatA32BitGuestCannotMap) {
+  for (const TableFormat format : {TableFormat::kGuest32Bit, TableFormat::kGuestPae}) {
+    PageTables tables(memory_, kRange, kRange, format);
+    EXPECT_THROW(tables.Map(4_GiB, 0, 4_KiB, GuestPageSize::k4K), std::invalid_argument);
+    EXPECT_THROW(tables.MapIdentity({0, 2_MiB}, GuestPageSize::k2M), std::invalid_argument);
+  }
+  PageTables tables(memory_, kRange, kRange, TableFormat::kGuest32Bit);
+  EXPECT_THROW(tables.Map(0, 4_GiB, 4_KiB, GuestPageSize::k4K), std::invalid_argument);
+}
+
 TEST_F(PageTablesTest, RefusesWhatCannotBe) {
   PageTables tables(memory_, kRange, kRange);
   EXPECT_THROW(tables.MapIdentity({4_KiB, 2_MiB}, GuestPageSize::k2M), std::invalid_argument);
