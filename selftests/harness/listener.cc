@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "harness/listener.h"
 
+#include <algorithm>
 #include <string_view>
 #include <vector>
 
@@ -63,7 +64,11 @@ void Listener::OnTestPartResult(const testing::TestPartResult& part) {
     session_.Failure(Location(part) + ": failed\n" + part.summary());
     contract_broken_ |= std::string_view(part.summary()).find(kPrecision) == std::string_view::npos;
   }
-  if (part.skipped()) skip_reason_ = part.summary();
+  if (part.skipped()) {
+    // Less the SCOPED_TRACEs, which GoogleTest appends: where in a test is not why.
+    skip_reason_ = part.summary();
+    skip_reason_.resize(std::min(skip_reason_.find("\nGoogle Test trace:"), skip_reason_.size()));
+  }
 }
 
 // By now the fixture is gone, and with it the test's VMs.
