@@ -4,31 +4,14 @@
 #pragma once
 
 #include <cstdint>
-#include <iosfwd>
 #include <memory>
 
 #include "base/range.h"
 #include "guest/guest.h"
-#include "guest/page_tables.h"
+#include "guest/paging_mode.h"
 #include "kvm/vm.h"
 
 namespace slotzap {
-
-// How a vCPU translates addresses (AMD APM volume 2, 5.1; Intel SDM volume 3, 4.1.1).
-enum class PagingMode {
-  kNone,  // protected mode, CR0.PG clear
-  k32Bit,
-  kPae,
-  k4Level,
-  k5Level,
-};
-std::ostream& operator<<(std::ostream& os, PagingMode mode);
-
-// The page tables of a mode, which isn't kNone.
-TableFormat FormatOf(PagingMode mode);
-
-// Why there is no such mode in a guest here, or an empty string.
-std::string PagingModeUnavailable(const Kvm& kvm, PagingMode mode);
 
 // One for a VM: the code takes a memslot.
 class BareVcpu {
@@ -42,7 +25,7 @@ class BareVcpu {
 
   // Puts the vCPU into a mode; `root` is that of its page tables.  Before the first of the commands
   // below.
-  void Enter(PagingMode mode, Gpa root = 0);
+  void Enter(PagingMode mode, Gpa root = 0) { EnterPagingMode(*vcpu_, mode, root); }
 
   // Reads 4 bytes of every page of a range below 4 GiB; the outcome's value is their sum, modulo
   // 2^32.  TouchWrite() stores `word`, which isn't 0, before it reads.  An access to where no

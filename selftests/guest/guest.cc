@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "guest/nested.h"
+#include "guest/paging_mode.h"
 
 extern "C" {
 extern const std::byte slotzap_agent_image[];
@@ -17,25 +18,6 @@ namespace {
 
 using guest::Command;
 using guest::Mailbox;
-
-constexpr uint64_t kCr0 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1ull << 31;  // PE MP ET NE WP PG
-constexpr uint64_t kCr4 = 1 << 5;                                               // PAE
-constexpr uint64_t kEfer = 1 << 8 | 1 << 10;                                    // LME LMA
-
-void EnterLongMode(Vcpu& vcpu, Gpa cr3, Gpa mailbox) {
-  kvm_sregs sregs = vcpu.Sregs();
-  sregs.cr0 = kCr0;
-  sregs.cr3 = cr3;
-  sregs.cr4 = kCr4;
-  sregs.efer = kEfer;
-  sregs.cs = FlatSegment(0x08, 0xb);
-  sregs.cs.l = 1;
-  sregs.ds = FlatSegment(0x10, 0x3);
-  sregs.ds.db = 1;
-  sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.ds;
-  sregs.gs.base = mailbox;
-  vcpu.SetSregs(sregs);
-}
 
 }  // namespace
 
@@ -87,7 +69,10 @@ Guest::Guest(std::unique_ptr<Vcpu> vcpu, MemorySlot& agent, Gpa cr3) : vcpu_(std
   *mailbox_ = {};
   mailbox_->self = mailbox_gpa;
 
-  EnterLongMode(*vcpu_, cr3, mailbox_gpa);
+  EnterPagingMode(*vcpu_, PagingMode::k4Level, cr3);
+  kvm_sregs sregs = vcpu_->Sregs();
+  sregs.gs.base = mailbox_gpa;
+  vcpu_->SetSregs(sregs);
   kvm_regs regs = {};
   regs.rip = guest::kAgentGpa;
   regs.rsp = guest::kStackGpa + (id + 1) * kPageSize;

@@ -116,17 +116,6 @@ void Vcpu::SetSregs(const kvm_sregs& sregs) {
       .OrThrow();
 }
 
-kvm_segment FlatSegment(uint16_t selector, uint8_t type) {
-  kvm_segment segment = {};
-  segment.limit = 0xffffffff;
-  segment.selector = selector;
-  segment.type = type;
-  segment.present = 1;
-  segment.s = 1;
-  segment.g = 1;
-  return segment;
-}
-
 std::string ExitReasonName(uint32_t reason) {
   static const std::map<uint32_t, std::string> kNames = {
       {KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN"},

@@ -36,9 +36,6 @@ MemoryFault MemoryFaultIn(const kvm_run& run);
 // The name of a KVM_EXIT_* constant.
 std::string ExitReasonName(uint32_t reason);
 
-// A segment of the first 4 GiB, present, of a type as in a descriptor (AMD APM volume 2, 4.7).
-kvm_segment FlatSegment(uint16_t selector, uint8_t type);
-
 class Vcpu {
  public:
   // `fd` is what KVM_CREATE_VCPU returned.

@@ -209,6 +209,7 @@ TEST_P(PagingModesTables, TheSlotIsDeletedAndGetsOtherTables) {
     EXPECT_EQ(vm.Faults(), faults)
         << kPrecision << "what page tables outside of the slot map was faulted in again";
     EXPECT_EQ(report.zap_all, 0u) << kPrecision;
+    EXPECT_GE(report.flush_requests, 1u);
     if (CurrentMmuMode() != MmuMode::kShadow) {
       EXPECT_EQ(report.shadow_zapped, 0u) << kPrecision << report;
     } else if (report.untraced.empty()) {
