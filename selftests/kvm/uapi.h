@@ -84,6 +84,17 @@ struct kvm_create_guest_memfd {
 #define KVM_CREATE_GUEST_MEMFD _IOWR(KVMIO, 0xd4, struct kvm_create_guest_memfd)
 #endif
 
+#ifndef KVM_PRE_FAULT_MEMORY
+#define KVM_CAP_PRE_FAULT_MEMORY 236
+struct kvm_pre_fault_memory {
+  __u64 gpa;
+  __u64 size;
+  __u64 flags;
+  __u64 padding[5];
+};
+#define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+#endif
+
 // What this project's series adds, with numbers far from those that the kernel hands out.
 #ifndef KVM_CAP_X86_QUIRKS_IN_EFFECT
 #define KVM_CAP_X86_QUIRKS_IN_EFFECT 0x5a410001

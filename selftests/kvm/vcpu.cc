@@ -91,6 +91,14 @@ void Vcpu::Restore(const State& state) {
   SLOTZAP_IOCTL(fd_.get(), KVM_SET_VCPU_EVENTS, &state.events, "as saved").OrThrow();
 }
 
+KvmStatus Vcpu::TryPreFault(GpaRange& range) {
+  kvm_pre_fault_memory memory = {.gpa = range.start, .size = range.size, .flags = 0, .padding = {}};
+  KvmStatus status = SLOTZAP_IOCTL(fd_.get(), KVM_PRE_FAULT_MEMORY, &memory,
+                                   "vCPU " + std::to_string(id_) + ", " + slotzap::ToString(range));
+  range = {memory.gpa, memory.size};
+  return status;
+}
+
 void Vcpu::SendSmi() { SLOTZAP_IOCTL(fd_.get(), KVM_SMI, 0).OrThrow(); }
 
 kvm_regs Vcpu::Regs() const {

@@ -65,6 +65,11 @@ class Vcpu {
   CoalescedMmioRing CoalescedMmio() const;
   DirtyRing OpenDirtyRing(uint64_t bytes) const;
 
+  // KVM_PRE_FAULT_MEMORY, once: maps `range` as if the guest had read it, without the guest's
+  // doing, and takes from its front what was mapped.  If that is nothing, the status is ENOENT
+  // where no memslot is, EAGAIN (with the series) where one is being deleted or moved.
+  KvmStatus TryPreFault(GpaRange& range);
+
   // KVM_SMI: the vCPU enters System Management Mode when it runs next.
   void SendSmi();
 

@@ -106,10 +106,10 @@ TEST_P(HostMemory, WritesToAFileReachTheDisk) {
 // what isn't mapped for what isn't in a TLB: what was zapped for another slot before is flushed by
 // then.
 TEST_P(HostMemory, OneSlotIsFlushedBeforeTheNextIsZapped) {
-  const bool has_series = Kvm().CheckExtension(KVM_CAP_X86_QUIRKS_IN_EFFECT) != 0;
-  if (!has_series && !RunKnownBugs())
-    GTEST_SKIP() << "known bug: KVM flushes but once for all memslots of an mmu notifier's range "
-                    "(SLOTZAP_KNOWN_BUGS=1 runs this test)";
+  if (const std::string reason =
+          KnownBug("KVM flushes but once for all memslots of an mmu notifier's range");
+      !reason.empty())
+    GTEST_SKIP() << reason;
   TestVm vm(Config());
   const auto memory = GuestMemory::Anonymous(2 * kSize);
   MemorySlot first = vm.vm().AddSlot({.gpa = kGpa, .memory = memory, .size = kSize});

@@ -5,6 +5,7 @@
 
 #include "kvm/kvm.h"
 #include "kvm/vm.h"
+#include "tests/slot_test.h"
 
 namespace slotzap {
 namespace {
@@ -17,16 +18,11 @@ struct HeldVm {
   std::unique_ptr<Vcpu> vcpu = vm.AddVcpu();
 };
 
-// The series that promise it say so by a capability of theirs.
-bool PromisesPrecision() {
-  return Kvm::Unavailable().empty() && Kvm().CheckExtension(KVM_CAP_X86_QUIRKS_IN_EFFECT) != 0;
-}
-
 }  // namespace
 }  // namespace slotzap
 
 int main(int argc, char** argv) {
+  const auto hold_vm = [] { return std::make_shared<slotzap::HeldVm>(); };
   return slotzap::HarnessMain(argc, argv,
-                              {.promises_precision = slotzap::PromisesPrecision,
-                               .hold_vm = [] { return std::make_shared<slotzap::HeldVm>(); }});
+                              {.promises_precision = slotzap::HasSeries, .hold_vm = hold_vm});
 }

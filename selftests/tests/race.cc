@@ -83,17 +83,18 @@ Race::Call& Race::Start(const std::string& name, std::function<KvmStatus()> ioct
   });
 }
 
-void Race::AwaitSleeping(const Command& command, GatedMemory& memory, uint64_t page) {
+void Race::AwaitSleeping(const std::string& name, const std::function<bool()>& ended,
+                         GatedMemory& memory, uint64_t page) {
   memories_.insert(&memory);
   pid_t thread = 0;
   order_.Await(
-      command.name + " sleeps for " + PageOf(memory, page),
+      name + " sleeps for " + PageOf(memory, page),
       [&] {
         if (thread == 0) memory.TakeFaultOn(page, &thread);
         return thread != 0 &&
                IsInside(KernelStackOf(thread), {"handle_userfault", "kvm_vcpu_ioctl"});
       },
-      [&] { return command.run.ended() ? command.name + " is done" : std::string(); });
+      [&] { return ended() ? name + " is done" : std::string(); });
 }
 
 void Race::AwaitWaiting(const Call& call, Waits where) {

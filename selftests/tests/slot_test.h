@@ -52,9 +52,11 @@ std::string SlotTestUnavailable(bool slot_zap_all);
 // Why hugetlb pages of `backing` can't be had here, or an empty string.
 std::string BackingUnavailable(Backing backing, uint64_t pages);
 
-// Whether tests that this kernel is known to fail are to run all the same (SLOTZAP_KNOWN_BUGS=1 in
-// the environment).
-bool RunKnownBugs();
+// Whether the kernel has this project's series, which say so by a capability of theirs.
+bool HasSeries();
+// Why a test of what the series fix is not run on a kernel without them, or an empty string, also
+// if SLOTZAP_KNOWN_BUGS=1 in the environment says that it is to run all the same.
+std::string KnownBug(const std::string& what);
 
 class SlotTest : public testing::TestWithParam<bool> {
  protected:

@@ -31,9 +31,6 @@ struct SlotZaps {
   }
 };
 
-// Whether this is a kernel with the series, which has what is tested here.
-bool SeriesIsThere() { return Kvm().CheckExtension(KVM_CAP_X86_QUIRKS_IN_EFFECT) != 0; }
-
 class ZapStats : public SlotTest {
  protected:
   void SetUp() override {
@@ -41,7 +38,7 @@ class ZapStats : public SlotTest {
     if (IsSkipped()) return;
     TestVm vm(Config());
     const bool there = vm.vm().stats().Read().has("slot_zaps");
-    if (!there && !SeriesIsThere()) GTEST_SKIP() << "this kernel has no statistics of slot zaps";
+    if (!there && !HasSeries()) GTEST_SKIP() << "this kernel has no statistics of slot zaps";
     ASSERT_TRUE(there) << kPrecision << "no statistic slot_zaps";
   }
 
