@@ -11,7 +11,8 @@
 #   console.log   the kernel log                  stdout.log   what the job printed
 #   results/      what the job put in /results    status       the job's exit status
 # The job finds MODE, IOMMU, and RESULTS for /results, in its environment. A host that panics, is silent for QUIET seconds, or takes
-# longer than LIMIT seconds in all is ended, and OUT-DIR/error says why.
+# longer than LIMIT seconds in all is ended, and OUT-DIR/error says why. Each TELL seconds it is said how
+# far the job is.
 #
 # Before it calls run_job, a script defines
 #   vendor            svm or vmx: which of KVM's vendor modules is loaded
@@ -24,7 +25,7 @@
 
 # shellcheck disable=SC2034,SC2154 # for, and from, the script that sources this
 
-: "${QUIET:=120}" "${LIMIT:=900}"
+: "${QUIET:=120}" "${LIMIT:=900}" "${TELL:=60}"
 
 out=
 machine=
@@ -69,7 +70,7 @@ pack_job() { # MODE JOB INITRAMFS
 }
 
 run_machine() {
-	local status=0 began=$SECONDS quiet_since=$SECONDS said=0 now=0 ready='' alive
+	local status=0 began=$SECONDS quiet_since=$SECONDS told=$SECONDS said=0 now=0 ready='' alive
 	kernel=$(echo "build/$BASE/image-$FLAVOUR"/boot/vmlinuz-*)
 	touch "$out"/{console.log,stdout.log}
 	prepare_machine
@@ -89,6 +90,10 @@ run_machine() {
 		if [[ ! $ready ]] && grep -qa 'slotzap-host: ready' "$out/console.log"; then
 			ready=$(since "$start")
 			say "host $name: first line of the job about $ready s after start"
+		fi
+		if ((SECONDS - told >= TELL)); then
+			told=$SECONDS
+			say "host $name: $((SECONDS - began)) s$(so_far)"
 		fi
 		# Not every machine ends then.
 		! grep -qa -e '---\[ end Kernel panic' "$out/console.log" || break
@@ -125,6 +130,18 @@ clean_up() {
 }
 
 last_words() { echo "Last line: $(tail -qn 1 "$out/stdout.log" "$out/console.log" 2>/dev/null | grep -m 1 .)"; }
+
+# How much is done, if the job says so: the suite has a plan, slotzap-bench has a line per case.
+so_far() {
+	LC_ALL=C awk '
+		/^1\.\.[0-9]/ { plan = substr($1, 4) }
+		/^(not )?ok / { tests++ }
+		/\/iterations:/ { cases++ }
+		END {
+			if (plan) printf ", %d of %d tests", tests, plan
+			else if (cases) printf ", %d measured", cases
+		}' "$out/stdout.log"
+}
 
 # Where the job was, if it is the suite: its tests say when they start.
 in_test() {

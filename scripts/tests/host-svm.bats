@@ -120,6 +120,16 @@ host() { scripts/host-svm tdp job out; }
 	run ! kill -0 "$(<pid)"
 }
 
+@test "how far the job is is said now and then" {
+	fake_qemu 'printf "1..7\n# running A.x\nok 1 A.x # 1 s\nnot ok 2 A.y\n" >"$job"; exec tail -f /dev/null'
+	export QUIET=3 TELL=1
+	run --separate-stderr host
+	[[ $stderr == *" s, 2 of 7 tests"* ]]
+	fake_qemu 'printf "row/size:4KiB/iterations:5/manual_time 1 ns\n" >"$job"; exec tail -f /dev/null'
+	run --separate-stderr host
+	[[ $stderr == *" s, 1 measured"* ]]
+}
+
 @test "a host that talks for too long is ended" {
 	fake_qemu 'while :; do say "still here"; done'
 	export LIMIT=4
