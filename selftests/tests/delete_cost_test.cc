@@ -210,6 +210,28 @@ TEST_P(DeleteCostLock, AFullBucketIsManySteps) {
       << kPrecision << kTables << " shadow pages more to zap";
 }
 
+// What the host unmaps may be that of many memslots, with so little in each of them that zapping it
+// is but a few steps: they add up.
+TEST_P(DeleteCostLock, ManySlotsAreManySteps) {
+  if (!KernelIsAtLeast("6.12")) GTEST_SKIP() << "mmu notifiers don't yield on this kernel";
+  if (CurrentMmuMode() == MmuMode::kTdp) GTEST_SKIP() << "the TDP MMU counts no steps there";
+  constexpr uint64_t kSlots = 64;
+  TestVm vm(Config());
+  const auto memory = GuestMemory::Anonymous(kSlots * kPageSize);
+  std::vector<MemorySlot> slots;
+  for (uint64_t i = 0; i < kSlots; i++) {
+    slots.push_back(vm.vm().AddSlot({.gpa = kVictim + 2 * i * kPageSize,
+                                     .memory = memory,
+                                     .offset = i * kPageSize,
+                                     .size = kPageSize}));
+    ASSERT_THAT(vm.guest().TouchWrite({slots.back().range()}), Succeeds());
+  }
+  TestDevice device(vm.vm());
+  device.TryWatchLock().OrThrow();
+  memory->Unmap(0, kSlots * kPageSize);
+  EXPECT_GE(device.StopWatchingLock().count, kSlots) << kPrecision;
+}
+
 SLOTZAP_INSTANTIATE(DeleteCost);
 SLOTZAP_INSTANTIATE(DeleteCostLock);
 
