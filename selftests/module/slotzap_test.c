@@ -40,6 +40,8 @@ struct slotzap_test {
 	struct kretprobe probe;
 	bool probing;
 	struct slotzap_test_hold hold;
+	/* That it is about, where the vCPU counts. */
+	struct kvm_vcpu *hold_vcpu;
 	/* enum slotzap_test_hold_state */
 	atomic_t hold_state;
 	struct kretprobe lock_probe;
@@ -214,9 +216,17 @@ static void slotzap_test_hold_here(struct slotzap_test *test)
 static int slotzap_test_faultin(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	struct slotzap_test *test = slotzap_test_of(ri);
-	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)regs_get_kernel_argument(regs, 0);
 
-	return vcpu->kvm != test->kvm || vcpu->vcpu_id != test->hold.vcpu_id;
+	return (struct kvm_vcpu *)regs_get_kernel_argument(regs, 0) != test->hold_vcpu;
+}
+
+/* At the beginning of kvm_mmu_memory_cache_alloc(cache), for the header of a page table. */
+static int slotzap_test_alloc(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = slotzap_test_of(ri);
+
+	return (void *)regs_get_kernel_argument(regs, 0) !=
+	       &test->hold_vcpu->arch.mmu_page_header_cache;
 }
 
 /* At the beginning of kvm_arch_flush_shadow_memslot(kvm, ...). */
@@ -237,7 +247,7 @@ static int slotzap_test_returns(struct kretprobe_instance *ri, struct pt_regs *r
 	struct slotzap_test *test = slotzap_test_of(ri);
 
 	/* Not if kvm_faultin_pfn() found none; RET_PF_CONTINUE is 0. */
-	if (test->hold.place == SLOTZAP_TEST_AFTER_ZAP || !(int)regs_return_value(regs))
+	if (test->hold.place != SLOTZAP_TEST_PAGE_FOUND || !(int)regs_return_value(regs))
 		slotzap_test_hold_here(test);
 	return 0;
 }
@@ -250,7 +260,7 @@ static long slotzap_test_hold(struct slotzap_test *test, void __user *from)
 	if (copy_from_user(&hold, from, sizeof(hold)))
 		return -EFAULT;
 
-	if (hold.place > SLOTZAP_TEST_AFTER_ZAP)
+	if (hold.place > SLOTZAP_TEST_TABLE_ALLOCATED)
 		return -EINVAL;
 
 	if (test->probing)
@@ -259,6 +269,12 @@ static long slotzap_test_hold(struct slotzap_test *test, void __user *from)
 	if (num_online_cpus() < 2)
 		return -EOPNOTSUPP;
 
+	if (hold.place == SLOTZAP_TEST_PAGE_FOUND || hold.place == SLOTZAP_TEST_TABLE_ALLOCATED) {
+		test->hold_vcpu = kvm_get_vcpu_by_id(test->kvm, hold.vcpu_id);
+		if (!test->hold_vcpu)
+			return -EINVAL;
+	}
+
 	test->hold = hold;
 	atomic_set(&test->hold_state, SLOTZAP_TEST_WAITING);
 	memset(&test->probe, 0, sizeof(test->probe));
@@ -266,6 +282,9 @@ static long slotzap_test_hold(struct slotzap_test *test, void __user *from)
 	if (hold.place == SLOTZAP_TEST_PAGE_FOUND) {
 		test->probe.kp.symbol_name = "kvm_faultin_pfn";
 		test->probe.entry_handler = slotzap_test_faultin;
+	} else if (hold.place == SLOTZAP_TEST_TABLE_ALLOCATED) {
+		test->probe.kp.symbol_name = "kvm_mmu_memory_cache_alloc";
+		test->probe.entry_handler = slotzap_test_alloc;
 	} else {
 		test->probe.kp.symbol_name = "kvm_arch_flush_shadow_memslot";
 		test->probe.entry_handler = slotzap_test_zap;

@@ -57,12 +57,17 @@ enum slotzap_test_place {
 	SLOTZAP_TEST_BEFORE_ZAP,
 	/* It is zapped, and still marked invalid. */
 	SLOTZAP_TEST_AFTER_ZAP,
+	/*
+	 * A vCPU found no page table of the TDP MMU where it needs one, and has a new one, which
+	 * it is about to put there.
+	 */
+	SLOTZAP_TEST_TABLE_ALLOCATED,
 };
 
 struct slotzap_test_hold {
 	/* enum slotzap_test_place */
 	__u32 place;
-	/* Which vCPU, by its id; for the first of the places. */
+	/* Which vCPU, by its id; for the first and the last of the places. */
 	__u32 vcpu_id;
 };
 

@@ -99,7 +99,7 @@ class PreFaultStress : public PreFault {};
 // has to try again, and tell nobody.
 TEST_P(PreFaultStress, OfTheSame) {
   constexpr uint64_t kTables = 256;
-  constexpr int kRounds = 8;
+  constexpr int kRounds = 3;
   TestVm vm(Config(2));
   MemorySlot slot =
       vm.vm().AddSlot({.gpa = kVictim, .memory = GuestMemory::Sparse(kTables * 2_MiB)});

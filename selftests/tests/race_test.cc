@@ -804,6 +804,34 @@ TEST_P(HeldRace, TheSlotOfThePageThatWasFoundIsDeleted) {
   }
 }
 
+// Two vCPUs put a page table in the same place: the one that comes second has to try again, and to
+// tell nobody.  Of a vCPU that runs nobody would know, as it tries again whatever it is told.
+TEST_P(HeldRace, APrefaultThatCameSecondTriesAgain) {
+  if (Kvm().CheckExtension(KVM_CAP_PRE_FAULT_MEMORY) == 0)
+    GTEST_SKIP() << "there is no KVM_PRE_FAULT_MEMORY here";
+  if (CurrentMmuMode() != MmuMode::kTdp)
+    GTEST_SKIP() << "only the TDP MMU lets two vCPUs map at a time";
+  TestVm vm(Config(2));
+  MemorySlot slot = vm.AddFilledSlot(kVictim, kSize, kSeed);
+  Race race;
+  Hold hold(vm, SLOTZAP_TEST_TABLE_ALLOCATED);
+  if (!hold.Unavailable().empty()) GTEST_SKIP() << hold.Unavailable();
+  GpaRange range = slot.range();
+  Race::Call& prefault =
+      race.Start("prefault", OnHeldCpu([&] { return vm.guest(0).vcpu().TryPreFault(range); }));
+  hold.Await(race, "prefault has a page table");
+  race.Do("another one is there", [&] {
+    GpaRange first = {kVictim, kPageSize};
+    EXPECT_THAT(vm.guest(1).vcpu().TryPreFault(first), IsOk());
+  });
+  hold.Release(race, "prefault goes on");
+  EXPECT_THAT(prefault.run.Join(), IsOk());
+  race.ExpectOrder({"prefault has a page table", "another one is there", "prefault goes on",
+                    "prefault returned"});
+  EXPECT_EQ(range.size, 0u) << "not all of it was mapped";
+  EXPECT_THAT(vm.guest().Verify({PatternOf(slot, kSeed)}), SeesPattern());
+}
+
 void HeldRace::HoldAnUpdate(Update update, slotzap_test_place place) {
   const bool zapped = place == SLOTZAP_TEST_AFTER_ZAP;
   const std::string stands = update.name + " stands " + (zapped ? "after" : "before") + " the zap";
