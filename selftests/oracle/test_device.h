@@ -55,8 +55,8 @@ class TestDevice {
   }
 
   // Holds the next thread that comes to this place in KVM for this VM (`vcpu` counts only for
-  // SLOTZAP_TEST_PAGE_FOUND and _TABLE_ALLOCATED).  It keeps a processor busy, so that everybody else has to be on
-  // another.  EOPNOTSUPP if there is none, or KVM can't be probed there.
+  // SLOTZAP_TEST_PAGE_FOUND and _TABLE_ALLOCATED).  It keeps a processor busy, so that everybody
+  // else has to be on another.  EOPNOTSUPP if there is none, or KVM can't be probed there.
   KvmStatus TryHold(slotzap_test_place place, unsigned vcpu = 0) {
     const slotzap_test_hold hold = {.place = place, .vcpu_id = vcpu};
     return SLOTZAP_IOCTL(fd_.get(), SLOTZAP_TEST_HOLD, &hold,

@@ -2,10 +2,8 @@
 // Theme: prefault.  KVM_PRE_FAULT_MEMORY maps memory that no guest asked for yet, and tries again
 // for as long as the page fault it makes says so.  When a memslot goes, that may be forever: the
 // memslots, and the root, are those from before for as long as the ioctl goes on.
-#include <atomic>
 #include <cerrno>
 #include <string>
-#include <thread>
 
 #include "tests/nx_huge_pages.h"
 #include "tests/race.h"
@@ -93,43 +91,6 @@ TEST_P(PreFault, GoesOnAfterAnotherSlotWent) {
 }
 
 SLOTZAP_INSTANTIATE(PreFault);
-
-class PreFaultStress : public PreFault {};
-
-// Two vCPUs map the same at the same time, so that one finds what the other has just put there: it
-// has to try again, and tell nobody.
-TEST_P(PreFaultStress, OfTheSame) {
-  constexpr uint64_t kTables = 256;
-  constexpr int kRounds = 3;
-  TestVm vm(Config(2));
-  MemorySlot slot =
-      vm.vm().AddSlot({.gpa = kVictim, .memory = GuestMemory::Sparse(kTables * 2_MiB)});
-  for (int round = 0; round < kRounds; round++) {
-    std::atomic<uint64_t> arrived = 0;
-    // Maps the first page of each page table, all of which are new, and returns what went wrong.
-    const auto populate = [&](unsigned vcpu) {
-      std::string problems;
-      for (uint64_t i = 0; i < kTables; i++) {
-        arrived++;
-        while (arrived < 2 * (i + 1)) std::this_thread::yield();
-        GpaRange range = {kVictim + i * 2_MiB, kPageSize};
-        const KvmStatus status = Populate(vm, range, vcpu);
-        if (!status.ok() || range.size != 0) problems += status.ToString() + "\n";
-      }
-      return problems;
-    };
-    BackgroundCall<std::string> first([&] { return populate(0); });
-    BackgroundCall<std::string> second([&] { return populate(1); });
-    EXPECT_EQ(first.Join(), "") << "round " << round;
-    EXPECT_EQ(second.Join(), "") << "round " << round;
-    slot.Delete();
-    slot.Add();
-    // Roots that were made obsolete are replaced.
-    for (unsigned i = 0; i < vm.vcpus(); i++) ASSERT_THAT(vm.guest(i).Nop(), Succeeds());
-  }
-}
-
-SLOTZAP_INSTANTIATE(PreFaultStress);
 
 // Made to happen as the races of race_test.cc are: a page that is prefaulted isn't there, so the
 // ioctl sleeps for it, in the middle of its range, until the test provides it.

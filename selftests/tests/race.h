@@ -86,11 +86,12 @@ class Race {
 
   // Each of these records what it says, in the words of the comment; those that wait throw
   // StepMissed if it can't happen any more.
+  //   "vCPU 0 sleeps for page 3 of the victim"
   template <typename CommandOrCall>
   void AwaitSleeping(const CommandOrCall& sleeper, GatedMemory& memory, uint64_t page) {
     const auto ended = [&] { return sleeper.run.ended(); };
     AwaitSleeping(sleeper.name, ended, memory, page);
-  }  // "vCPU 0 sleeps for page 3 of the victim"
+  }
   void AwaitWaiting(const Call& call, Waits where);
   // "delete waits for readers", "delete waits for slots_lock"
   void Provide(GatedMemory& memory, uint64_t page);  // "page 3 of the victim comes"
