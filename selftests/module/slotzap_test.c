@@ -42,6 +42,8 @@ struct slotzap_test {
 	struct slotzap_test_hold hold;
 	/* That it is about, where the vCPU counts. */
 	struct kvm_vcpu *hold_vcpu;
+	/* That took mmu_lock first, only to compare with. */
+	struct task_struct *hold_task;
 	/* enum slotzap_test_hold_state */
 	atomic_t hold_state;
 	struct kretprobe lock_probe;
@@ -242,9 +244,31 @@ static int slotzap_test_zap(struct kretprobe_instance *ri, struct pt_regs *regs)
 	return test->hold.place != SLOTZAP_TEST_AFTER_ZAP;
 }
 
+/* At the beginning of _raw_write_lock(lock). */
+static int slotzap_test_lock_again(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	struct slotzap_test *test = slotzap_test_of(ri);
+
+	if ((void *)regs_get_kernel_argument(regs, 0) != (void *)&test->kvm->mmu_lock)
+		return 1;
+
+	if (!cmpxchg(&test->hold_task, NULL, current))
+		return 0;
+
+	if (READ_ONCE(test->hold_task) == current)
+		slotzap_test_hold_here(test);
+	return 1;
+}
+
 static int slotzap_test_returns(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	struct slotzap_test *test = slotzap_test_of(ri);
+
+	if (test->hold.place == SLOTZAP_TEST_MMU_LOCK_AGAIN) {
+		set_tsk_need_resched(current);
+		set_preempt_need_resched();
+		return 0;
+	}
 
 	/* Not if kvm_faultin_pfn() found none; RET_PF_CONTINUE is 0. */
 	if (test->hold.place != SLOTZAP_TEST_PAGE_FOUND || !(int)regs_return_value(regs))
@@ -260,7 +284,7 @@ static long slotzap_test_hold(struct slotzap_test *test, void __user *from)
 	if (copy_from_user(&hold, from, sizeof(hold)))
 		return -EFAULT;
 
-	if (hold.place > SLOTZAP_TEST_TABLE_ALLOCATED)
+	if (hold.place > SLOTZAP_TEST_MMU_LOCK_AGAIN)
 		return -EINVAL;
 
 	if (test->probing)
@@ -276,6 +300,7 @@ static long slotzap_test_hold(struct slotzap_test *test, void __user *from)
 	}
 
 	test->hold = hold;
+	test->hold_task = NULL;
 	atomic_set(&test->hold_state, SLOTZAP_TEST_WAITING);
 	memset(&test->probe, 0, sizeof(test->probe));
 	test->probe.handler = slotzap_test_returns;
@@ -285,6 +310,9 @@ static long slotzap_test_hold(struct slotzap_test *test, void __user *from)
 	} else if (hold.place == SLOTZAP_TEST_TABLE_ALLOCATED) {
 		test->probe.kp.symbol_name = "kvm_mmu_memory_cache_alloc";
 		test->probe.entry_handler = slotzap_test_alloc;
+	} else if (hold.place == SLOTZAP_TEST_MMU_LOCK_AGAIN) {
+		test->probe.kp.symbol_name = "_raw_write_lock";
+		test->probe.entry_handler = slotzap_test_lock_again;
 	} else {
 		test->probe.kp.symbol_name = "kvm_arch_flush_shadow_memslot";
 		test->probe.entry_handler = slotzap_test_zap;

@@ -62,12 +62,17 @@ enum slotzap_test_place {
 	 * it is about to put there.
 	 */
 	SLOTZAP_TEST_TABLE_ALLOCATED,
+	/*
+	 * Whoever took mmu_lock for write first, and then found that it should be rescheduled,
+	 * gave it up, and is about to take it again.
+	 */
+	SLOTZAP_TEST_MMU_LOCK_AGAIN,
 };
 
 struct slotzap_test_hold {
 	/* enum slotzap_test_place */
 	__u32 place;
-	/* Which vCPU, by its id; for the first and the last of the places. */
+	/* Which vCPU, by its id; for SLOTZAP_TEST_PAGE_FOUND and SLOTZAP_TEST_TABLE_ALLOCATED. */
 	__u32 vcpu_id;
 };
 

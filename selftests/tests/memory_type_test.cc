@@ -187,6 +187,32 @@ TEST_P(MemoryType, UserspaceTogglingCacheDisableZapsWithNoncoherentDma) {
   EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "CR0.CD did not change";
 }
 
+// Which type it is while CD is set depends on CD_NW_CLEARED, which userspace may change at any
+// time; it does if it disables another quirk, and forgets that this replaces what it disabled
+// before.
+TEST_P(MemoryType, TogglingTheCacheDisableQuirkZapsWithNoncoherentDma) {
+  if (TypesIgnoreCacheDisable()) GTEST_SKIP() << "memory types don't depend on CR0.CD here";
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+  const auto disable = [&](uint64_t quirks) {
+    vm.vm().quirks().Disable((slot_zap_all() ? 0 : kQuirkSlotZapAll) | quirks);
+  };
+  ASSERT_THAT(vm.guest().SetCacheDisable(true), Succeeds());
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  disable(kQuirkCdNwCleared);
+  disable(0);
+  EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "there is no non-coherent DMA";
+  TestDevice device(vm.vm());
+  device.SetNoncoherentDma(true);
+  ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+  disable(kQuirkCdNwCleared);
+  EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived the quirk";
+  disable(kQuirkCdNwCleared);
+  EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "the quirk did not change";
+  disable(0);
+  EXPECT_GE(Refaults(vm, slot), AtLeast(slot)) << "SPTEs outlived the quirk's being disabled";
+}
+
 TEST_P(MemoryType, TogglingCacheDisableKeepsSptesWithoutNoncoherentDma) {
   TestVm vm(Config());
   MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);

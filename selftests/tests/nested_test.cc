@@ -8,6 +8,7 @@
 #include "guest/nested.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <set>
 #include <thread>
@@ -667,9 +668,117 @@ TEST_P(NestedStress, RmapsAppearWhileASlotGoes) {
   EXPECT_THAT(vm.l2(1).Verify({PatternOf(slot, kSeed)}), SeesPattern());
 }
 
+// A page fault that sleeps still uses the memslot that it began with.  When that was replaced, and
+// only then the first L2 made KVM allocate what memslots have for shadow pages, it has none of it.
+class NestedLateRmaps : public NestedStress {
+ protected:
+  // `name` is what replaces the slot, e.g. "delete".
+  void Replace(const std::string& name, const std::function<KvmStatus(MemorySlot&)>& ioctl,
+               const std::function<void(NestedVm&, MemorySlot&, const Outcome&)>& check);
+};
+
+void NestedLateRmaps::Replace(
+    const std::string& name, const std::function<KvmStatus(MemorySlot&)>& ioctl,
+    const std::function<void(NestedVm&, MemorySlot&, const Outcome&)>& check) {
+  if (CurrentMmuMode() != MmuMode::kTdp)
+    GTEST_SKIP() << "only with the TDP MMU memslots get rmaps late";
+  if (const std::string reason = Userfaultfd::Unavailable(); !reason.empty())
+    GTEST_SKIP() << reason;
+  if (const std::string reason =
+          KnownBug("a fault on a memslot that was replaced follows a null pointer");
+      !reason.empty())
+    GTEST_SKIP() << reason;
+  NestedVm vm(Config(2), support());
+  GatedMemory memory("victim", 2_MiB, kSeed);
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kData, .memory = memory.memory()});
+  vm.nested().MapIdentity(slot.range(), GuestPageSize::k4K);
+
+  Race race;
+  Race::Command& writer =
+      race.Start(vm.guest(0), [&](Guest& guest) { return guest.Write(slot.page(3), kOtherSeed); });
+  race.AwaitSleeping(writer, memory, 3);
+  Race::Call& update = race.Start(name, [&] { return ioctl(slot); });
+  race.AwaitWaiting(update, Waits::kForReaders);
+  race.Do("the first L2 runs", [&] { EXPECT_THAT(vm.l2(1).Nop(), Succeeds()); });
+  race.Provide(memory, 3);
+  EXPECT_THAT(update.run.Join(), IsOk());
+  check(vm, slot, writer.run.Join());
+  race.ExpectOrder({"vCPU 0 sleeps for page 3 of the victim", name + " waits for readers",
+                    "the first L2 runs", "page 3 of the victim comes", name + " returned"});
+}
+
+TEST_P(NestedLateRmaps, ASlotIsDeletedUnderAFault) {
+  const auto erase = [](MemorySlot& slot) { return slot.TryDelete(); };
+  Replace("delete", erase, [](NestedVm& vm, MemorySlot& slot, const Outcome& outcome) {
+    // It was retried, and found the slot gone.
+    EXPECT_THAT(outcome, IsMmioWriteAt(slot.page(3), kOtherSeed));
+    EXPECT_THAT(vm.l2(1).Read(slot.page(3)), IsMmioReadAt(slot.page(3)));
+  });
+}
+
+TEST_P(NestedLateRmaps, ASlotIsLoggedUnderAFault) {
+  const auto log = [](MemorySlot& slot) { return slot.TrySetFlags(KVM_MEM_LOG_DIRTY_PAGES); };
+  Replace("log", log, [](NestedVm& vm, MemorySlot& slot, const Outcome& outcome) {
+    EXPECT_THAT(outcome, Succeeds());
+    EXPECT_THAT(slot.GetDirtyLog().Set(), testing::ElementsAre(3));
+    EXPECT_THAT(vm.l2(1).Read(slot.page(3)), Returns(kOtherSeed));
+  });
+}
+
+// The host unmaps a page that L2 has as a large one, and gives mmu_lock up on the way.  Meanwhile
+// the large page is split, for the dirty log: what it is split into has to go as well.
+TEST_P(NestedStress, ALargePageIsSplitWhileItIsUnmapped) {
+  if (CurrentMmuMode() != MmuMode::kTdp)
+    GTEST_SKIP() << "only in tdp mode KVM splits large pages for the dirty log";
+  if (!KernelIsAtLeast("6.12")) GTEST_SKIP() << "unmapping by the host doesn't yield here";
+  if (const std::string reason = BackingUnavailable(Backing::k2M, 1); !reason.empty())
+    GTEST_SKIP() << reason;
+  if (const std::string reason = TestDevice::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  if (const std::string reason =
+          KnownBug("a large page that is split while it is unmapped stays mapped");
+      !reason.empty())
+    GTEST_SKIP() << reason;
+  const std::vector<int> cpus = AllowedCpus();
+  if (cpus.size() < 2) GTEST_SKIP() << "needs a CPU for the thread that is held, and another one";
+  const CpuPin others(cpus[1]);
+
+  NestedVm vm(Config(), support());
+  vm.vm().EnableCap(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+                    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+  MemorySlot slot = vm.AddFilledSlot(kData, 2_MiB, kSeed, Backing::k2M);
+  vm.nested().MapIdentity(slot.range(), GuestPageSize::k2M);
+  const auto leaves = [&] { return PresentLeaves(vm.vm().stats().Read()); };
+  ASSERT_THAT(vm.l2().Nop(), Succeeds());
+  const Leaves without = leaves();
+  ASSERT_THAT(vm.l2().Verify({PatternOf(slot, kSeed)}), SeesPattern());
+  ASSERT_EQ(leaves() - without, (Leaves{.k2M = 1}));
+  slot.SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
+  ASSERT_EQ(leaves() - without, (Leaves{.k2M = 1})) << "the log itself split it";
+
+  Race race;
+  Hold hold(vm, SLOTZAP_TEST_MMU_LOCK_AGAIN);
+  if (!hold.Unavailable().empty()) GTEST_SKIP() << hold.Unavailable();
+  Race::Call& unmap = race.Start("unmap", [&] {
+    const CpuPin pin(cpus[0]);
+    slot.memory().Free(0, 2_MiB);
+    return KvmStatus("madvise(MADV_DONTNEED)", 0, 0);
+  });
+  hold.Await(race, "unmap gave mmu_lock up");
+  race.Do("the large page is split", [&] {
+    slot.ClearDirtyLog(slot.GetDirtyLog());
+    EXPECT_EQ(leaves() - without, (Leaves{.k4K = 512}));
+  });
+  hold.Release(race, "unmap goes on");
+  EXPECT_THAT(unmap.run.Join(), IsOk());
+  race.ExpectOrder(
+      {"unmap gave mmu_lock up", "the large page is split", "unmap goes on", "unmap returned"});
+  EXPECT_EQ(leaves(), without) << "what the host unmapped is still mapped for L2";
+}
+
 SLOTZAP_INSTANTIATE(Nested);
 SLOTZAP_INSTANTIATE(NestedTables);
 SLOTZAP_INSTANTIATE(NestedStress);
+SLOTZAP_INSTANTIATE(NestedLateRmaps);
 SLOTZAP_INSTANTIATE(NestedTablesStress);
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "tests/race.h"
 
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -135,6 +136,26 @@ void Race::ExpectOrder(const std::vector<std::string>& expected) {
   printf("# interleaving: %s\n", seen.c_str());
   testing::Test::RecordProperty("interleaving", seen);
   EXPECT_EQ(InterleavingProblem(order_.steps(), expected), "") << "seen: " << seen;
+}
+
+Hold::Hold(TestVm& vm, slotzap_test_place place, unsigned vcpu)
+    : device_(vm.vm()), status_(device_.TryHold(place, vcpu)) {}
+
+std::string Hold::Unavailable() const {
+  return status_.error() == EOPNOTSUPP ? "KVM can't be probed here" : "";
+}
+
+void Hold::Await(Race& race, const std::string& step) {
+  race.order().Await(
+      step, [&] { return device_.HoldState() == SLOTZAP_TEST_HELD; },
+      [&] {
+        return device_.HoldState() == SLOTZAP_TEST_GIVEN_UP ? "it was not held long enough" : "";
+      });
+}
+
+void Hold::Release(Race& race, const std::string& step) {
+  EXPECT_EQ(device_.HoldState(), SLOTZAP_TEST_HELD) << "it was not held long enough";
+  race.Do(step, [&] { device_.Release(); });
 }
 
 void RaceTest::SetUp() {

@@ -14,6 +14,7 @@
 #include "host/task.h"
 #include "host/userfaultfd.h"
 #include "oracle/interleaving.h"
+#include "oracle/test_device.h"
 #include "tests/slot_test.h"
 
 namespace slotzap {
@@ -117,6 +118,24 @@ class Race {
   std::set<GatedMemory*> memories_;  // that something sleeps for
   std::list<Command> commands_;
   std::list<Call> calls_;
+};
+
+// Has the test module hold a thread at a place in KVM.  It spins on its CPU, all others have to run
+// elsewhere.  Whoever is held goes on when this goes, even if the test fails.
+class Hold {
+ public:
+  Hold(TestVm& vm, slotzap_test_place place, unsigned vcpu = 0);
+
+  // Why nobody will be held, or an empty string.
+  std::string Unavailable() const;
+  // Somebody is, and `step` is what is known thereby.
+  void Await(Race& race, const std::string& step);
+  // Whoever is goes on, which is `step`.  Fails the test if it did so before.
+  void Release(Race& race, const std::string& step);
+
+ private:
+  TestDevice device_;
+  KvmStatus status_;
 };
 
 class RaceTest : public SlotTest {

@@ -691,29 +691,6 @@ class HeldRace : public FaultRace {
     others_.emplace(cpus[1]);
   }
 
-  // Whoever holds goes on when this goes, even if the test fails.
-  struct Hold {
-    Hold(TestVm& vm, slotzap_test_place place, unsigned vcpu = 0)
-        : device(vm.vm()), status(device.TryHold(place, vcpu)) {}
-    std::string Unavailable() const {
-      return status.error() == EOPNOTSUPP ? "KVM can't be probed here" : "";
-    }
-    void Await(Race& race, const std::string& step) {
-      race.order().Await(
-          step, [&] { return device.HoldState() == SLOTZAP_TEST_HELD; },
-          [&] {
-            return device.HoldState() == SLOTZAP_TEST_GIVEN_UP ? "it was not held long enough" : "";
-          });
-    }
-    // Whether it was held all the time up to now.
-    void Release(Race& race, const std::string& step) {
-      EXPECT_EQ(device.HoldState(), SLOTZAP_TEST_HELD) << "it was not held long enough";
-      race.Do(step, [&] { device.Release(); });
-    }
-    TestDevice device;
-    KvmStatus status;
-  };
-
   template <typename Function>
   auto OnHeldCpu(Function function) const {
     return [function, cpu = held_cpu_](auto&&... args) {
