@@ -21,6 +21,10 @@
 namespace slotzap {
 namespace {
 
+using testing::AnyOf;
+using testing::ElementsAre;
+using testing::IsEmpty;
+
 constexpr uint64_t kSeed = 0x1e57;
 constexpr uint64_t kOtherSeed = 0x2e57;
 
@@ -669,7 +673,9 @@ TEST_P(NestedStress, RmapsAppearWhileASlotGoes) {
 }
 
 // A page fault that sleeps still uses the memslot that it began with.  When that was replaced, and
-// only then the first L2 made KVM allocate what memslots have for shadow pages, it has none of it.
+// only then the first L2 made KVM allocate what memslots have for shadow pages, it has none of it
+// (but for rmaps in legacy mode, and for the counts of write-tracked gfns on a 6.1 that is built
+// for KVMGT).
 class NestedLateRmaps : public NestedStress {
  protected:
   // `name` is what replaces the slot, e.g. "delete".
@@ -680,8 +686,9 @@ class NestedLateRmaps : public NestedStress {
 void NestedLateRmaps::Replace(
     const std::string& name, const std::function<KvmStatus(MemorySlot&)>& ioctl,
     const std::function<void(NestedVm&, MemorySlot&, const Outcome&)>& check) {
-  if (CurrentMmuMode() != MmuMode::kTdp)
-    GTEST_SKIP() << "only with the TDP MMU memslots get rmaps late";
+  if (CurrentMmuMode() == MmuMode::kShadow)
+    GTEST_SKIP()
+        << "without nested paging, memslots have what shadow pages take from the beginning";
   if (const std::string reason = Userfaultfd::Unavailable(); !reason.empty())
     GTEST_SKIP() << reason;
   if (const std::string reason =
@@ -710,8 +717,8 @@ void NestedLateRmaps::Replace(
 TEST_P(NestedLateRmaps, ASlotIsDeletedUnderAFault) {
   const auto erase = [](MemorySlot& slot) { return slot.TryDelete(); };
   Replace("delete", erase, [](NestedVm& vm, MemorySlot& slot, const Outcome& outcome) {
-    // It was retried, and found the slot gone.
-    EXPECT_THAT(outcome, IsMmioWriteAt(slot.page(3), kOtherSeed));
+    // It is retried, and finds the slot gone, or goes on with the old one if that had all it takes.
+    EXPECT_THAT(outcome, AnyOf(IsMmioWriteAt(slot.page(3), kOtherSeed), Succeeds()));
     EXPECT_THAT(vm.l2(1).Read(slot.page(3)), IsMmioReadAt(slot.page(3)));
   });
 }
@@ -720,7 +727,8 @@ TEST_P(NestedLateRmaps, ASlotIsLoggedUnderAFault) {
   const auto log = [](MemorySlot& slot) { return slot.TrySetFlags(KVM_MEM_LOG_DIRTY_PAGES); };
   Replace("log", log, [](NestedVm& vm, MemorySlot& slot, const Outcome& outcome) {
     EXPECT_THAT(outcome, Succeeds());
-    EXPECT_THAT(slot.GetDirtyLog().Set(), testing::ElementsAre(3));
+    // The log may have begun after it.
+    EXPECT_THAT(slot.GetDirtyLog().Set(), AnyOf(ElementsAre(3), IsEmpty()));
     EXPECT_THAT(vm.l2(1).Read(slot.page(3)), Returns(kOtherSeed));
   });
 }
