@@ -118,7 +118,8 @@ TEST_P(HostMemory, OneSlotIsFlushedBeforeTheNextIsZapped) {
   ASSERT_THAT(vm.guest().TouchWrite({first.range(), second.range()}), Succeeds());
   const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
   memory->Unmap(0, 2 * kSize);
-  EXPECT_EQ(vm.vm().stats().Read("remote_tlb_flush_requests") - before, 2u);
+  // A walk that does yield flushes before.
+  EXPECT_GE(vm.vm().stats().Read("remote_tlb_flush_requests") - before, 2u);
 }
 
 // What the host can do to memory: the name, and how to do it to [offset, offset + size).

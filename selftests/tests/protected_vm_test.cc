@@ -328,12 +328,13 @@ TEST_P(ProtectedVm, OneSlotIsFlushedBeforeTheNextIsZapped) {
   ASSERT_THAT(vm.guest().TouchWrite({both}), Succeeds());
   uint64_t before = flushes();
   memfd->PunchHole(0, both.size);
-  EXPECT_EQ(flushes() - before, 2u) << "a hole";
+  // A walk that does yield flushes before.
+  EXPECT_GE(flushes() - before, 2u) << "a hole";
 
   ASSERT_THAT(vm.guest().TouchWrite({both}), Succeeds());
   before = flushes();
   vm.vm().MakeShared(both);
-  EXPECT_EQ(flushes() - before, 2u) << "a conversion";
+  EXPECT_GE(flushes() - before, 2u) << "a conversion";
 }
 
 // What the host does with its mapping of the slot says nothing about memory that it can't map.
