@@ -3,8 +3,10 @@
 
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #include "harness/main.h"
@@ -77,6 +79,20 @@ std::string KnownBug(const std::string& what) {
   const char* run = std::getenv("SLOTZAP_KNOWN_BUGS");
   if (HasSeries() || (run != nullptr && std::strcmp(run, "1") == 0)) return "";
   return "known bug: " + what + " (SLOTZAP_KNOWN_BUGS=1 runs this test)";
+}
+
+uint64_t FewestFlushes(TestVm& vm, const std::function<void()>& map,
+                       const std::function<void()>& zap) {
+  constexpr int kTimes = 5;
+  const auto requests = [&] { return vm.vm().stats().Read("remote_tlb_flush_requests"); };
+  uint64_t fewest = std::numeric_limits<uint64_t>::max();
+  for (int i = 0; i < kTimes; i++) {
+    map();
+    const uint64_t before = requests();
+    zap();
+    fewest = std::min(fewest, requests() - before);
+  }
+  return fewest;
 }
 
 std::string SlotTestUnavailable(bool slot_zap_all) {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/range.h"
@@ -57,6 +58,11 @@ bool HasSeries();
 // Why a test of what the series fix is not run on a kernel without them, or an empty string, also
 // if SLOTZAP_KNOWN_BUGS=1 in the environment says that it is to run all the same.
 std::string KnownBug(const std::string& what);
+
+// How many TLB flushes `zap` asks for, each time after `map`, at the least: a walk that the host's
+// timer makes yield asks for one more, never for one less.
+uint64_t FewestFlushes(TestVm& vm, const std::function<void()>& map,
+                       const std::function<void()>& zap);
 
 class SlotTest : public testing::TestWithParam<bool> {
  protected:
