@@ -38,7 +38,7 @@ std::vector<UntouchedCase> UntouchedCases() {
   std::vector<UntouchedCase> cases;
   for (const uint64_t elsewhere : {uint64_t{0}, 64_MiB})
     for (const bool nested : {false, true})
-      for (const uint64_t size : {4_KiB, 2_MiB, 64_MiB, 1_GiB, 4_GiB, 64_GiB, 1024_GiB})
+      for (const uint64_t size : {4_KiB, 2_MiB, 64_MiB, 1_GiB, 4_GiB, 16_GiB, 64_GiB, 1024_GiB})
         cases.push_back({size, elsewhere, nested});
   return cases;
 }
