@@ -16,6 +16,8 @@ class PageFlags {
   // The bit of /proc/kpageflags that says that the page has to be written back: PG_dirty.  Whoever
   // gives up a writable mapping of a page that was written to has to set it.
   static constexpr uint64_t kDirty = 1ull << 4;
+  // PG_referenced: it was used of late.  Who gives up a mapping that was used has to set it.
+  static constexpr uint64_t kReferenced = 1ull << 2;
 
   // Throws std::system_error if the files can't be opened.
   explicit PageFlags(const std::string& proc_root = "/proc");
@@ -33,9 +35,10 @@ class PageFlags {
   // The page frames behind whole pages, in their order.
   std::vector<uint64_t> FramesOf(std::span<const std::byte> pages) const;
 
-  // The frame's flags, and whether it is dirty.
+  // The frame's flags, and whether it is dirty, or referenced.
   uint64_t Of(uint64_t frame) const;
   bool IsDirty(const void* address) const { return (Of(FrameOf(address)) & kDirty) != 0; }
+  bool IsReferenced(const void* address) const { return (Of(FrameOf(address)) & kReferenced) != 0; }
 
  private:
   std::string proc_root_;

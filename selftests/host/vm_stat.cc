@@ -2,6 +2,7 @@
 #include "host/vm_stat.h"
 
 #include <fstream>
+#include <sstream>
 #include <stdexcept>
 
 #include "base/file_descriptor.h"
@@ -18,6 +19,17 @@ uint64_t VmStat(const std::string& name, const std::string& path) {
 }
 
 void RefreshVmStat(const std::string& path) { WriteFile(path, "1"); }
+
+uint64_t AvailableMemory(const std::string& path) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string name;
+    uint64_t kilobytes = 0;
+    if (words >> name >> kilobytes && name == "MemAvailable:") return kilobytes * 1024;
+  }
+  throw std::runtime_error(path + " has no MemAvailable");
+}
 
 uint64_t SecondaryPageTablePages() {
   RefreshVmStat();

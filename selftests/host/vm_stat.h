@@ -14,6 +14,9 @@ uint64_t VmStat(const std::string& name, const std::string& path = "/proc/vmstat
 // of pages (vm.stat_refresh, Documentation/admin-guide/sysctl/vm.rst).  For root.
 void RefreshVmStat(const std::string& path = "/proc/sys/vm/stat_refresh");
 
+// Bytes of memory that could be had now, caches that can be dropped included (MemAvailable).
+uint64_t AvailableMemory(const std::string& path = "/proc/meminfo");
+
 // Pages that page tables of KVM take now, of all VMs (NR_SECONDARY_PAGETABLE, since Linux 6.1).
 uint64_t SecondaryPageTablePages();
 

@@ -284,6 +284,88 @@ TEST_P(AddressSpace, DirtyLogOfTheOther) {
   EXPECT_THAT(vm.smm_slot().GetDirtyLog().Set(), testing::ElementsAre(6));
 }
 
+// What is no memory is remembered, until a slot of that address space comes.
+TEST_P(AddressSpace, MemoryComesWhereThereWasNone) {
+  TestVm vm(Config());
+  Smm smm(vm.vm());
+  const GpaRange range = {kGpa, 64_KiB};
+  const auto finds = [&](bool normal, bool in_smm) {
+    for (int i = 0; i < 2; i++) {
+      EXPECT_EQ(vm.guest().TouchRead({range}).mmio_count, normal ? 0 : range.pages());
+      // Two reads of 4 bytes a page.
+      EXPECT_EQ(smm.TouchRead(vm.guest(), range).mmio_count, in_smm ? 0 : 2 * range.pages());
+    }
+  };
+  finds(false, false);
+  MemorySlot smm_slot = vm.vm().AddSlot({.gpa = kGpa,
+                                         .memory = std::make_shared<GuestMemory>(range.size),
+                                         .address_space = Smm::kAddressSpace});
+  finds(false, true);
+  smm_slot.Delete();
+  finds(false, false);
+  MemorySlot slot = vm.AddSlot(kGpa, range.size);
+  finds(true, false);
+  smm_slot.Add();
+  finds(true, true);
+  slot.Delete();
+  finds(false, true);
+}
+
+// A vCPU remembers the slot that it found last, until the slots change; those of the other address
+// space are others, however often either has changed.
+TEST_P(AddressSpace, TheSlotFoundLastIsOfTheRightSpace) {
+  TwoSpaces vm(Config());
+  for (int change = 0; change < 16; change++) {
+    SCOPED_TRACE("changes of SMM's slots: " + std::to_string(change));
+    EXPECT_THAT(vm.guest().Verify({PatternOf(vm.slot(), kSeed)}), SeesPattern());
+    EXPECT_EQ(vm.TouchSmm().value, SumOf(kSmmSeed, vm.smm_slot().range()));
+    vm.smm_slot().SetFlags(change % 2 == 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+    vm.smm_slot().Delete();
+    vm.smm_slot().Add();
+  }
+}
+
+// The host takes memory away that only SMM has mapped.
+TEST_P(AddressSpace, TheHostUnmapsSmmsMemory) {
+  if (const std::string reason = SmmMapsNothing(); !reason.empty()) GTEST_SKIP() << reason;
+  TestVm vm(Config());
+  Smm smm(vm.vm());
+  const auto memory = GuestMemory::Anonymous(kSize);
+  FillMemory(*memory, {.pages = kSize / kPageSize, .seed = kSmmSeed});
+  MemorySlot slot =
+      vm.vm().AddSlot({.gpa = kGpa, .memory = memory, .address_space = Smm::kAddressSpace});
+  for (int i = 0; i < 2; i++)
+    ASSERT_EQ(smm.TouchRead(vm.guest(), slot.range()).value, SumOf(kSmmSeed, slot.range()));
+  const Leaves before = PresentLeaves(vm.vm().stats().Read());
+  memory->Unmap(8 * kPageSize, 16 * kPageSize);
+  EXPECT_EQ((before - PresentLeaves(vm.vm().stats().Read())).total(), 16) << kPrecision;
+  FillMemory(*memory, {.pages = kSize / kPageSize, .seed = kSmmSeed + 1});
+  EXPECT_EQ(smm.TouchRead(vm.guest(), slot.range()).value, SumOf(kSmmSeed + 1, slot.range()))
+      << "SMM has pages that the host took away";
+}
+
+// Dirty rings say whose slot it was, and protect that slot's page again.
+TEST_P(AddressSpace, DirtyRingEntries) {
+  constexpr uint64_t kRingBytes = 64_KiB;
+  if (Kvm().CheckExtension(KVM_CAP_DIRTY_LOG_RING) < static_cast<int>(kRingBytes))
+    GTEST_SKIP() << "this KVM has no dirty rings of " << SizeString(kRingBytes);
+  GuestVmConfig config = Config();
+  config.dirty_ring_bytes = kRingBytes;
+  TwoSpaces vm(config);
+  DirtyRing ring = vm.guest().vcpu().OpenDirtyRing(kRingBytes);
+  vm.slot().SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
+  vm.smm_slot().SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
+  const DirtyPage normal = {0, vm.slot().id(), 3};
+  const DirtyPage in_smm = {Smm::kAddressSpace, vm.smm_slot().id(), 3};
+  for (int round = 0; round < 3; round++) {
+    ASSERT_THAT(vm.WriteInSmm(3, 1), Succeeds());
+    EXPECT_THAT(ring.Collect(), testing::ElementsAre(in_smm)) << "round " << round;
+    ASSERT_THAT(vm.guest().TouchWrite({{vm.slot().page(3), kPageSize}}), Succeeds());
+    EXPECT_THAT(ring.Collect(), testing::ElementsAre(normal)) << "round " << round;
+    EXPECT_EQ(vm.vm().ResetDirtyRings(), 2u);
+  }
+}
+
 SLOTZAP_INSTANTIATE(AddressSpace);
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file_descriptor.h"
 #include "host/page_flags.h"
 #include "host/scratch_file.h"
 #include "tests/slot_test.h"
@@ -59,6 +60,63 @@ TEST_P(HostMemory, DirtyStateOutlivesTheSlot) {
     }
     EXPECT_EQ(dirty_pages(slot), 16u) << "16 pages were mapped for the guest to write to";
     EXPECT_EQ(dirty_pages(rom), 0u) << "pages of a read-only slot can't be dirty";
+  }
+}
+
+// Large pages: what KVM knows of one SPTE is true of all of the page.
+TEST_P(HostMemory, DirtyStateOfLargePagesOutlivesTheSlot) {
+  if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  constexpr uint64_t kLargeSize = 4_MiB;
+  const PageFlags flags;
+  for (const bool move : {false, true}) {
+    SCOPED_TRACE(move ? "moved" : "deleted");
+    TestVm vm(Config());
+    MemorySlot slot =
+        vm.vm().AddSlot({.gpa = 32_GiB, .memory = GuestMemory::TransparentHuge(kLargeSize)});
+    ASSERT_THAT(vm.guest().Write(slot.page(7), 1), Succeeds());
+    ASSERT_THAT(vm.guest().Write(slot.page(600), 1), Succeeds());
+    if (PresentLeaves(vm.vm().stats().Read()).k2M != 2)
+      GTEST_SKIP() << "no transparent huge pages, or the guest has none of 1 GiB";
+    const auto is_dirty = [&](uint64_t offset) {
+      return flags.IsDirty(slot.memory().data() + offset);
+    };
+    if (is_dirty(0) || is_dirty(2_MiB))
+      GTEST_SKIP() << "this kernel marks pages as dirty before their SPTEs are zapped";
+    if (move)
+      slot.MoveTo(40_GiB);
+    else
+      slot.Delete();
+    EXPECT_TRUE(is_dirty(0));
+    EXPECT_TRUE(is_dirty(2_MiB));
+  }
+}
+
+// That the guest used a page, too: else the host takes it for one that nobody needs.
+TEST_P(HostMemory, AccessedStateOutlivesTheSlot) {
+  if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  const PageFlags flags;
+  for (const bool move : {false, true}) {
+    SCOPED_TRACE(move ? "moved" : "deleted");
+    TestVm vm(Config());
+    MemorySlot slot =
+        vm.vm().AddSlot({.gpa = kGpa, .memory = Filled(GuestMemory::Anonymous(kSize))});
+    const auto referenced = [&] {
+      uint64_t pages = 0;
+      for (uint64_t offset = 0; offset < kSize; offset += kPageSize)
+        pages += flags.IsReferenced(slot.memory().data() + offset) ? 1 : 0;
+      return pages;
+    };
+    ASSERT_THAT(vm.guest().TouchRead({slot.range()}), Succeeds());
+    const Leaves before = PresentLeaves(vm.vm().stats().Read());
+    // Of what this process's own page tables know, and the pages' flags; KVM isn't asked.
+    WriteFile("/proc/self/clear_refs", "1");
+    ASSERT_EQ(PresentLeaves(vm.vm().stats().Read()), before);
+    ASSERT_EQ(referenced(), 0u);
+    if (move)
+      slot.MoveTo(2_GiB);
+    else
+      slot.Delete();
+    EXPECT_EQ(referenced(), kSize / kPageSize) << "64 pages were mapped for the guest to read";
   }
 }
 

@@ -96,6 +96,30 @@ TEST_P(DeleteCost, PageTablesDoNotPileUp) {
       << kPrecision << "page tables after 100 and 1000 rounds";
 }
 
+// A slot that moves has other metadata afterwards; the old one's is given back.  Here it is some
+// MiB each time.
+TEST_P(DeleteCost, MovesLeakNothing) {
+  const bool tdp = CurrentMmuMode() == MmuMode::kTdp;
+  const uint64_t size = tdp ? 256_GiB : 4_GiB;
+  // 4 bytes for each 2 MiB, and, where there are rmaps, 8 bytes for each page.
+  const uint64_t metadata = tdp ? size / 2_MiB * 4 : size / kPageSize * 8;
+  const uint64_t moves = 128_MiB / metadata;
+  TestVm vm(Config());
+  if (Gpa{1} << vm.vm().kvm().PhysicalAddressBits() < kVictim + size + 1_GiB)
+    GTEST_SKIP() << "the processor has too few physical address bits";
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kVictim, .memory = GuestMemory::Sparse(size)});
+  const auto move = [&](uint64_t times) {
+    for (uint64_t i = 0; i < times; i++) slot.MoveTo(kVictim + (i % 2 == 0 ? 1_GiB : 0));
+  };
+  move(4);
+  const uint64_t before = AvailableMemory();
+  move(moves);
+  const uint64_t after = AvailableMemory();
+  EXPECT_LE(before - std::min(before, after), 64_MiB)
+      << moves << " moves of " << SizeString(size) << " took "
+      << SizeString(before - std::min(before, after)) << " of memory";
+}
+
 class DeleteCostLock : public DeviceTest {
  protected:
   static slotzap_test_lock_stretches DeleteWatched(TestVm& vm, MemorySlot& victim) {
@@ -124,7 +148,14 @@ TEST_P(DeleteCostLock, ItYields) {
   TestVm vm(Config());
   MemorySlot victim = vm.AddSlot(kVictim, 8_MiB);
   ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+  const Leaves before = PresentLeaves(vm.vm().stats().Read());
   const slotzap_test_lock_stretches stretches = DeleteWatched(vm, victim);
+  if (!slot_zap_all()) {
+    EXPECT_EQ((before - PresentLeaves(vm.vm().stats().Read())).total(),
+              static_cast<int64_t>(victim.range().pages()))
+        << kPrecision << "something was left out where it yielded";
+  }
+  EXPECT_THAT(vm.guest().TouchRead({victim.range()}), FindsNothingIn(victim.range()));
   if (slot_zap_all() || CurrentMmuMode() == MmuMode::kTdp) {
     EXPECT_GE(stretches.count, 1u);
   } else {

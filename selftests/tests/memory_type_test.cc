@@ -8,6 +8,7 @@
 #include <map>
 #include <string>
 
+#include "guest/smm.h"
 #include "host/tracefs.h"
 #include "tests/test_device.h"
 
@@ -264,6 +265,46 @@ TEST_P(MemoryType, GainingAndLosingNoncoherentDmaZaps) {
   EXPECT_EQ(Refaults(vm, slot), 0u) << kPrecision << "the first source is still there";
   first.SetNoncoherentDma(false);
   ExpectZappedIfItMatters(vm, slot, "lost non-coherent DMA");
+}
+
+// SMM's slots as well.
+TEST_P(MemoryType, GainingAndLosingNoncoherentDmaZapsWhatSmmMaps) {
+  if (Kvm().CheckExtension(KVM_CAP_X86_SMM) == 0)
+    GTEST_SKIP() << "this KVM has no System Management Mode";
+  if (!DmaMatters()) GTEST_SKIP() << "non-coherent DMA makes no difference here";
+  TestVm vm(Config());
+  Smm smm(vm.vm());
+  MemorySlot slot = vm.vm().AddSlot({.gpa = 1_GiB,
+                                     .memory = std::make_shared<GuestMemory>(256_KiB),
+                                     .address_space = Smm::kAddressSpace});
+  const auto refaults = [&] {
+    const uint64_t faults = vm.FixedFaults();
+    EXPECT_THAT(smm.TouchRead(vm.guest(), slot.range()), Succeeds());
+    return vm.FixedFaults() - faults;
+  };
+  refaults();
+  refaults();
+  ASSERT_EQ(refaults(), 0u) << kPrecision;
+  TestDevice device(vm.vm());
+  for (const bool on : {true, false}) {
+    device.SetNoncoherentDma(on);
+    EXPECT_GE(refaults(), AtLeast(slot)) << (on ? "gained" : "lost") << " non-coherent DMA";
+  }
+}
+
+// What is zapped for that is flushed, whatever of the VM comes last and has nothing mapped.
+TEST_P(MemoryType, GainingAndLosingNoncoherentDmaFlushes) {
+  if (!DmaMatters()) GTEST_SKIP() << "non-coherent DMA makes no difference here";
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddSlot(1_GiB, 256_KiB);
+  MemorySlot untouched = vm.AddSlot(3_GiB, 256_KiB);
+  TestDevice device(vm.vm());
+  for (const bool on : {true, false}) {
+    ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    const uint64_t before = vm.vm().stats().Read("remote_tlb_flush_requests");
+    device.SetNoncoherentDma(on);
+    EXPECT_GE(vm.vm().stats().Read("remote_tlb_flush_requests") - before, 1u);
+  }
 }
 
 // What such a change zaps with, on a part of a slot.

@@ -8,12 +8,14 @@
 #include "guest/nested.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <functional>
 #include <memory>
 #include <set>
 #include <thread>
 #include <vector>
 
+#include "guest/smm.h"
 #include "harness/main.h"
 #include "tests/race.h"
 #include "tests/slot_test.h"
@@ -334,6 +336,76 @@ TEST_P(Nested, LargePages) {
   EXPECT_THAT(vm.l2().Read(slots[1].page(7)), IsMmioReadAt(slots[1].page(7)));
 }
 
+// The host takes memory away that only L2 has mapped: its pages may be somebody else's next.
+TEST_P(Nested, TheHostUnmapsWhatOnlyL2Maps) {
+  NestedVm vm(Config(), support());
+  const auto memory = GuestMemory::Anonymous(64_KiB);
+  MemorySlot slot = vm.vm().AddSlot({.gpa = kData, .memory = memory});
+  vm.nested().MapIdentity(slot.range(), GuestPageSize::k4K);
+  EXPECT_EQ(FewestFlushes(
+                vm, [&] { ASSERT_THAT(vm.l2().TouchWrite({slot.range()}), Succeeds()); },
+                [&] { memory->Unmap(0, 64_KiB); }),
+            1u);
+  FillMemory(*memory, {.pages = 16, .seed = kOtherSeed});
+  EXPECT_THAT(vm.l2().Verify({PatternOf(slot, kOtherSeed)}), SeesPattern());
+}
+
+// One entry of L1's tables maps more than the slot has in large pages: the shadow page that stands
+// in for it has a leaf for each of the slot's pages, and nothing is left of it without.
+TEST_P(Nested, ShadowPagesThatAreEmptyGo) {
+  NestedVm vm(Config(), support());
+  MemorySlot first = vm.AddFilledSlot(kData, 1_MiB, kSeed);
+  MemorySlot second = vm.AddFilledSlot(kData + 1_MiB, 1_MiB, kSeed + 1);
+  vm.nested().MapIdentity({kData, 2_MiB}, GuestPageSize::k2M);
+  const auto touch = [&] {
+    ASSERT_THAT(vm.l2().Verify({PatternOf(first, kSeed), PatternOf(second, kSeed + 1)}),
+                SeesPattern());
+  };
+  for (MemorySlot* last : {&first, &second}) {
+    MemorySlot& other = last == &first ? second : first;
+    touch();
+    touch();
+    other.Delete();
+    ZapWatch watch(vm.vm());
+    last->Delete();
+    const ZapReport report = watch.Stop();
+    if (!slot_zap_all() && report.untraced.empty()) {
+      EXPECT_TRUE(std::ranges::any_of(report.emptied,
+                                      [](const PreparedZapPage& page) {
+                                        return page.direct && page.gfn == kData >> kPageShift;
+                                      }))
+          << kPrecision << report;
+    }
+    first.Add();
+    second.Add();
+  }
+  touch();
+}
+
+// What KVM has for a memslot only once there is a nested guest, it has for SMM's slots, too, that
+// were there before.
+TEST_P(Nested, SmmsSlotsFromBefore) {
+  if (Kvm().CheckExtension(KVM_CAP_X86_SMM) == 0)
+    GTEST_SKIP() << "this KVM has no System Management Mode";
+  NestedVm vm(Config(), support());
+  Smm smm(vm.vm());
+  MemorySlot slot = vm.vm().AddSlot(
+      {.gpa = kData, .memory = FilledMemory(64_KiB, kSeed), .address_space = Smm::kAddressSpace});
+  const Outcome first = smm.TouchRead(vm.guest(), slot.range());
+  ASSERT_THAT(first, Succeeds());
+  ASSERT_THAT(vm.l2().Nop(), Succeeds());
+  EXPECT_THAT(smm.TouchRead(vm.guest(), slot.range()), Returns(first.value));
+  slot.SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
+  EXPECT_THAT(smm.TouchWrite(vm.guest(), {slot.page(5), kPageSize}, 1), Succeeds());
+  EXPECT_THAT(slot.GetDirtyLog().Set(), ElementsAre(5));
+  slot.Delete();
+  // Two reads of 4 bytes a page.
+  EXPECT_EQ(smm.TouchRead(vm.guest(), slot.range()).mmio_count, 2 * slot.range().pages());
+  slot.Add();
+  EXPECT_THAT(smm.TouchRead(vm.guest(), slot.range()), Succeeds());
+  EXPECT_THAT(vm.l2().Nop(), Succeeds());
+}
+
 // L1's tables for L2 are in memory that goes: L2 can't go on, L1 can.  Tables in their place count
 // as if the old ones had never been.
 class NestedTables : public Nested {
@@ -622,7 +694,7 @@ TEST_P(NestedTablesStress, WithTheRoot) {
 
 // The first nested guest of a VM with the TDP MMU makes KVM allocate rmaps for all memslots, while
 // one of them goes.
-TEST_P(NestedStress, FirstL2WhileASlotGoes) {
+TEST_P(NestedStress, FirstL2AppearWhileASlotGoes) {
   for (int round = 0; round < 8; round++) {
     NestedVm vm(Config(2), support());
     MemorySlot data = vm.AddMappedSlot(kData, 64_KiB, kSeed);
@@ -644,7 +716,18 @@ TEST_P(NestedStress, FirstL2WhileASlotGoes) {
 // As above, with the window held open: a slot is INVALID, and KVM waits for a fault elsewhere that
 // the host takes its time for, when the first L2 makes it allocate rmaps.  They go to the INVALID
 // copy; the slot that is then zapped has none.
-TEST_P(NestedStress, RmapsAppearWhileASlotGoes) {
+class NestedStressRmaps : public NestedStress {
+ protected:
+  // The update is called `name` in the report.
+  void During(const char* name, const std::function<KvmStatus(MemorySlot&)>& update,
+              const testing::Matcher<const KvmStatus&>& result,
+              const std::function<void(NestedVm&, MemorySlot&)>& check);
+};
+
+void NestedStressRmaps::During(const char* name,
+                               const std::function<KvmStatus(MemorySlot&)>& update,
+                               const testing::Matcher<const KvmStatus&>& result,
+                               const std::function<void(NestedVm&, MemorySlot&)>& check) {
   if (const std::string reason = Userfaultfd::Unavailable(); !reason.empty())
     GTEST_SKIP() << reason;
   NestedVm vm(Config(2), support());
@@ -658,19 +741,44 @@ TEST_P(NestedStress, RmapsAppearWhileASlotGoes) {
   Race::Command& reader =
       race.Start(vm.guest(0), [&](Guest& guest) { return guest.Read(other.page(0)); });
   race.AwaitSleeping(reader, elsewhere, 0);
-  Race::Call& deletion = race.Start("delete", [&] { return slot.TryDelete(); });
-  race.AwaitWaiting(deletion, Waits::kForReaders);
+  Race::Call& call = race.Start(name, [&] { return update(slot); });
+  race.AwaitWaiting(call, Waits::kForReaders);
   race.Do("the first L2 runs", [&] { EXPECT_THAT(vm.l2(1).Nop(), Succeeds()); });
   race.Provide(elsewhere, 0);
-  EXPECT_THAT(deletion.run.Join(), IsOk());
+  EXPECT_THAT(call.run.Join(), result);
   EXPECT_THAT(reader.run.Join(), Returns(elsewhere.word(0)));
-  race.ExpectOrder({"vCPU 0 sleeps for page 0 of the bystander", "delete waits for readers",
-                    "the first L2 runs", "page 0 of the bystander comes", "delete returned"});
-
-  EXPECT_THAT(vm.l2(1).Read(slot.page(0)), IsMmioReadAt(slot.page(0)));
-  slot.Add();
-  EXPECT_THAT(vm.l2(1).Verify({PatternOf(slot, kSeed)}), SeesPattern());
+  race.ExpectOrder({"vCPU 0 sleeps for page 0 of the bystander",
+                    std::string(name) + " waits for readers", "the first L2 runs",
+                    "page 0 of the bystander comes", std::string(name) + " returned"});
+  check(vm, slot);
 }
+
+TEST_P(NestedStressRmaps, AppearWhileASlotGoes) {
+  During(
+      "delete", [](MemorySlot& slot) { return slot.TryDelete(); }, IsOk(),
+      [](NestedVm& vm, MemorySlot& slot) {
+        EXPECT_THAT(vm.l2(1).Read(slot.page(0)), IsMmioReadAt(slot.page(0)));
+        slot.Add();
+        EXPECT_THAT(vm.l2(1).Verify({PatternOf(slot, kSeed)}), SeesPattern());
+      });
+}
+
+// A move that KVM finds it can't make when it has let go of the slot: what takes its place again
+// has the rmaps.
+TEST_P(NestedStressRmaps, AppearWhileASlotFailsToMove) {
+  During(
+      "move", [](MemorySlot& slot) { return slot.TryMoveTo(1ull << 52); }, FailsWith(EINVAL),
+      [](NestedVm& vm, MemorySlot& slot) {
+        EXPECT_THAT(vm.l2(1).Verify({PatternOf(slot, kSeed)}), SeesPattern());
+        slot.SetFlags(KVM_MEM_LOG_DIRTY_PAGES);
+        EXPECT_THAT(vm.l2(1).Write(slot.page(600), 1), Succeeds());
+        EXPECT_THAT(slot.GetDirtyLog().Set(), ElementsAre(600));
+        slot.Delete();
+        EXPECT_THAT(vm.l2(1).Read(slot.page(0)), IsMmioReadAt(slot.page(0)));
+      });
+}
+
+SLOTZAP_INSTANTIATE(NestedStressRmaps);
 
 // A page fault that sleeps still uses the memslot that it began with.  When that was replaced, and
 // only then the first L2 made KVM allocate what memslots have for shadow pages, it has none of it

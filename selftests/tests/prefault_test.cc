@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tests/nx_huge_pages.h"
+#include "tests/protected_vm.h"
 #include "tests/race.h"
 
 namespace slotzap {
@@ -91,6 +92,47 @@ TEST_P(PreFault, GoesOnAfterAnotherSlotWent) {
 }
 
 SLOTZAP_INSTANTIATE(PreFault);
+
+class ProtectedPreFault : public ProtectedTest {
+ protected:
+  void SetUp() override {
+    ProtectedTest::SetUp();
+    if (IsSkipped()) return;
+    if (const std::string reason = PreFaultUnavailable(); !reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
+// What is private is taken from the guest_memfd, what is shared from the host's mapping.
+TEST_P(ProtectedPreFault, PrivateAndShared) {
+  constexpr Gpa kGpa = 1_GiB;
+  constexpr uint64_t kShared = 0x5ba2;
+  TestVm vm(Config());
+  vm.MapOwnMemory();
+  MemorySlot slot = AddFilledPrivateSlot(vm, kGpa, kSize, kShared);
+  const GpaRange private_part = {kGpa, kSize / 2};
+  vm.vm().MakePrivate(private_part);
+  const Leaves before = LeavesOf(vm);
+  GpaRange range = slot.range();
+  EXPECT_THAT(Populate(vm, range), IsOk());
+  EXPECT_EQ(range.size, 0u) << "not all of it was mapped";
+  EXPECT_EQ(LeavesOf(vm).total() - before.total(), kPages);
+  const uint64_t faults = vm.FixedFaults();
+  for (Gpa gpa = kGpa; gpa < private_part.end(); gpa += kPageSize)
+    EXPECT_THAT(vm.guest().Read(gpa), Returns(0)) << "private memory begins as zero";
+  EXPECT_THAT(
+      vm.guest().Verify({PartOf(PatternOf(slot, kShared), {private_part.end(), kSize / 2})}),
+      SeesPattern());
+  EXPECT_EQ(vm.FixedFaults(), faults) << "the guest faulted on what is mapped";
+
+  slot.Delete();
+  EXPECT_EQ(LeavesOf(vm), before) << kPrecision;
+  range = slot.range();
+  EXPECT_THAT(Populate(vm, range), FailsWith(EFAULT)) << "what is private needs a slot";
+  range = {private_part.end(), kSize / 2};
+  EXPECT_THAT(Populate(vm, range), FailsWith(ENOENT));
+}
+
+SLOTZAP_INSTANTIATE(ProtectedPreFault);
 
 // Made to happen as the races of race_test.cc are: a page that is prefaulted isn't there, so the
 // ioctl sleeps for it, in the middle of its range, until the test provides it.

@@ -280,6 +280,69 @@ TEST_P(ProtectedVm, APartOfAHugePageTurnsPrivate) {
   EXPECT_THAT(vm.guest().Verify({shared}), SeesPattern());
 }
 
+// Pages that are partly private are not mapped as huge ones, whichever end of a conversion they are
+// at, and whether or not there was a slot when they were converted.
+TEST_P(ProtectedVm, HugePagesThatArePartlyPrivate) {
+  if (const std::string reason = BackingUnavailable(Backing::k2M, 4); !reason.empty())
+    GTEST_SKIP() << reason;
+  constexpr uint64_t kSize = 8_MiB;
+  for (const bool without_slot : {false, true}) {
+    SCOPED_TRACE(without_slot ? "converted while there is no slot" : "converted while it is there");
+    TestVm vm(Config());
+    MemorySlot slot = vm.vm().AddSlot({.gpa = kGpa,
+                                       .memory = std::make_shared<GuestMemory>(kSize, Backing::k2M),
+                                       .memfd = vm.vm().CreateGuestMemfd(kSize)});
+    FillMemory(slot.memory(), {.start = kGpa, .pages = kSize / kPageSize, .seed = kShared});
+    const Pattern shared = PatternOf(slot, kShared);
+    ASSERT_THAT(vm.guest().Verify({shared}), SeesPattern());
+    const GpaRange part = {kGpa + 1_MiB, 4_MiB};
+    if (without_slot) slot.Delete();
+    vm.vm().MakePrivate(part);
+    if (without_slot) slot.Add();
+    // What is shared of the huge pages at both ends, and then what is private of them.
+    EXPECT_THAT(
+        vm.guest().Verify({PartOf(shared, {kGpa, 1_MiB}), PartOf(shared, {part.end(), 1_MiB})}),
+        SeesPattern());
+    EXPECT_EQ(CountZeroPages(vm.guest(), {kGpa + 1_MiB, 1_MiB}), 256u);
+    EXPECT_EQ(CountZeroPages(vm.guest(), {kGpa + 4_MiB, 1_MiB}), 256u);
+    // The last one is shared as a whole.
+    EXPECT_THAT(vm.guest().Verify({PartOf(shared, {kGpa + 6_MiB, 2_MiB})}), SeesPattern());
+    EXPECT_EQ(PresentLeaves(vm.vm().stats().Read()).k2M, 1) << kPrecision;
+  }
+}
+
+// A slot that can't be created keeps nothing of the file that it was to be bound to.
+TEST_P(ProtectedVm, ASlotThatFailsLeavesTheFileAlone) {
+  TestVm vm(Config());
+  const auto memfd = vm.vm().CreateGuestMemfd(128_KiB);
+  const SlotConfig config = {.gpa = kGpa,
+                             .memory = std::make_shared<GuestMemory>(128_KiB),
+                             .size = 128_KiB,
+                             .memfd = memfd};
+  // No processor has so many physical address bits (SDM volume 3, 4.1.4).
+  SlotConfig beyond = config;
+  beyond.gpa = 1ull << 52;
+  EXPECT_THAT(MemorySlot(vm.vm(), 100, beyond).TryAdd(), FailsWith(EINVAL));
+  memfd->PunchHole(0, 128_KiB);
+  MemorySlot slot(vm.vm(), 100, config);
+  EXPECT_THAT(slot.TryAdd(), IsOk());
+  EXPECT_THAT(MemorySlot(vm.vm(), 101,
+                         [&] {
+                           SlotConfig again = config;
+                           again.gpa = 3_GiB;
+                           return again;
+                         }())
+                  .TryAdd(),
+              FailsWith(EINVAL))
+      << "the file's pages are another slot's";
+  vm.vm().MakePrivate(slot.range());
+  ASSERT_THAT(vm.guest().Fill({PatternOf(slot, kPrivate)}), Succeeds());
+  memfd->PunchHole(0, 64_KiB);
+  EXPECT_EQ(CountZeroPages(vm.guest(), {kGpa, 64_KiB}), 16u);
+  slot.Delete();
+  memfd->PunchHole(0, 128_KiB);
+}
+
 // --- what zaps private memory, and what must not -------------------------------------------------
 
 TEST_P(ProtectedVm, AHoleTakesItsPagesAndNoOthers) {

@@ -216,5 +216,14 @@ TEST_F(QuirkAbiWithQuirk, TheOlderCapabilityWorksToo) {
   EXPECT_FALSE(vm.DeleteZapsAll());
 }
 
+// VMMs pass it all ones, or quirks of later kernels.
+TEST_F(QuirkAbiWithQuirk, TheOlderCapabilityTakesAnyBit) {
+  for (const uint64_t others : {1ull << 40, ~0ull}) {
+    ProbeVm vm;
+    EXPECT_THAT(vm.vm().TryEnableCap(KVM_CAP_DISABLE_QUIRKS, kQuirkSlotZapAll | others), IsOk());
+    EXPECT_FALSE(vm.DeleteZapsAll());
+  }
+}
+
 }  // namespace
 }  // namespace slotzap

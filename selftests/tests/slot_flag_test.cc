@@ -3,6 +3,7 @@
 // that has KVM_X86_QUIRK_SLOT_ZAP_ALL enabled.
 #include <cerrno>
 
+#include "guest/page_tables.h"
 #include "tests/slot_test.h"
 
 namespace slotzap {
@@ -178,6 +179,64 @@ TEST_P(SlotFlag, DoesNotChangeTheQuirk) {
   const auto in_effect = vm.vm().quirks().InEffect();
   ASSERT_TRUE(in_effect.has_value());
   EXPECT_EQ((*in_effect & kQuirkSlotZapAll) != 0, slot_zap_all()) << Hex(*in_effect);
+}
+
+// One update that sets, or clears, the flag and turns the log on, or off.
+TEST_P(SlotFlag, ChangesTogetherWithTheDirtyLog) {
+  constexpr uint32_t kLog = KVM_MEM_LOG_DIRTY_PAGES;
+  const Backing backing = BackingUnavailable(Backing::k2M, 2).empty() ? Backing::k2M : Backing::k4K;
+  TestVm vm(Config());
+  MemorySlot slot = vm.AddSlot(32_GiB, 4_MiB, backing);
+  const uint32_t kUpdates[][2] = {
+      {0, kMemZapLeafsOnly | kLog}, {kMemZapLeafsOnly, kLog},
+      {kLog | kMemZapLeafsOnly, 0}, {0, kLog},
+      {kLog, kMemZapLeafsOnly},     {kMemZapLeafsOnly, kMemZapLeafsOnly | kLog}};
+  for (const auto& [from, to] : kUpdates) {
+    SCOPED_TRACE("flags " + Hex(from) + ", then " + Hex(to));
+    if (slot.config().flags != from) slot.SetFlags(from);
+    ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    slot.SetFlags(to);
+    if ((to & kLog) == 0) {
+      // Large pages again, as for a slot that never had a log.
+      ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+      continue;
+    }
+    if ((from & kLog) == 0) {
+      EXPECT_THAT(slot.GetDirtyLog().Set(), testing::IsEmpty()) << "a fresh log is clean";
+    }
+    for (const int64_t page : {1, 600, 1023})
+      ASSERT_THAT(vm.guest().Write(slot.page(page), 1), Succeeds());
+    EXPECT_THAT(slot.GetDirtyLog().Set(), testing::ElementsAre(1, 600, 1023));
+  }
+}
+
+// What KVM derived from guest page tables in a slot with the flag goes along.
+TEST_P(SlotFlag, GuestPageTablesInTheFlaggedSlot) {
+  constexpr uint64_t kSeed = 0xf1a6;
+  TestVm vm(Config());
+  MemorySlot data = vm.AddFilledSlot(kOrdinary, 64_KiB, kSeed);
+  MemorySlot other = vm.AddFilledSlot(kBystander, 64_KiB, kSeed + 1);
+  MemorySlot tables_slot = AddFlagged(vm);
+  const auto map_data_to = [&](const MemorySlot& target) {
+    PageTables tables(tables_slot, tables_slot.range());
+    tables.MapIdentity({0, 4_MiB}, GuestPageSize::k2M);
+    tables.Map(data.range().start, target.range().start, 64_KiB, GuestPageSize::k4K);
+    return tables.root();
+  };
+  ASSERT_THAT(vm.guest().SetCr3(map_data_to(data)), Succeeds());
+  ASSERT_THAT(vm.guest().Verify({PatternOf(data, kSeed)}), SeesPattern());
+  ASSERT_THAT(vm.guest().SetCr3(vm.tables().root()), Succeeds());
+  ZapWatch watch(vm.vm());
+  tables_slot.Delete();
+  const ZapReport report = watch.Stop();
+  EXPECT_EQ(report.zap_all, 0u) << kPrecision << report;
+  if (CurrentMmuMode() == MmuMode::kShadow) {
+    EXPECT_GE(report.shadow_zapped, 4u) << kPrecision << report;
+  }
+  tables_slot.AddWith(std::make_shared<GuestMemory>(256_KiB));
+  ASSERT_THAT(vm.guest().SetCr3(map_data_to(other)), Succeeds());
+  EXPECT_THAT(vm.guest().Verify({{.range = data.range(), .seed = kSeed + 1}}), SeesPattern());
+  ASSERT_THAT(vm.guest().SetCr3(vm.tables().root()), Succeeds());
 }
 
 SLOTZAP_INSTANTIATE(SlotFlag);

@@ -143,6 +143,8 @@ TEST_P(ZapStats, PageTablesAtTheEdges) {
     uint64_t size;
     bool neighbours;  // of 1 MiB each
     uint64_t pages;
+    // An access to where no memory is, in the same page tables, which KVM remembers there.
+    bool mmio = false;
   } kShapes[] = {
       {kBase, 2_MiB, false, 1 + 1},
       {kBase, 8_MiB, false, 4 + 1},
@@ -151,10 +153,13 @@ TEST_P(ZapStats, PageTablesAtTheEdges) {
       {kBase + 1_GiB - 1_MiB, 2_MiB, false, 2 + 2},
       {kBase + 1_MiB, 6_MiB, true, 2},
       {kBase + 2_MiB, 6_MiB, true, 3},
+      {kBase + 1_MiB, 512_KiB, false, 1 + 1, true},
+      {kBase + 1_MiB, 4_MiB, false, 3 + 1, true},
   };
   for (const auto& shape : kShapes) {
     SCOPED_TRACE(SizeString(shape.size) + " at " + Hex(shape.start) +
-                 (shape.neighbours ? ", with neighbours" : ""));
+                 (shape.neighbours ? ", with neighbours" : "") +
+                 (shape.mmio ? ", with MMIO around it" : ""));
     TestVm vm(Config());
     vm.MapOwnMemory();
     MemorySlot victim = vm.AddSlot(shape.start, shape.size);
@@ -166,6 +171,10 @@ TEST_P(ZapStats, PageTablesAtTheEdges) {
     ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
     for (const MemorySlot& slot : neighbours)
       ASSERT_THAT(vm.guest().TouchWrite({slot.range()}), Succeeds());
+    if (shape.mmio) {
+      for (const Gpa gpa : {victim.range().start - kPageSize, victim.range().end()})
+        ASSERT_THAT(vm.guest().Read(gpa), IsMmioReadAt(gpa));
+    }
     const SlotZaps zaps = ExpectCounted(vm, victim.range().pages(), [&] { victim.Delete(); });
     EXPECT_EQ(zaps.pages, shape.pages) << kPrecision;
     const uint64_t faults = vm.FixedFaults();
@@ -212,6 +221,44 @@ TEST_P(ZapStats, TheEventAgrees) {
     if (!slot_zap_all()) {
       EXPECT_EQ(zaps.leafs, slot == &touched ? slot->range().pages() : 0) << kPrecision;
     }
+  }
+}
+
+// A large page is one leaf.
+TEST_P(ZapStats, LargePages) {
+  for (const auto& [backing, pages] : {std::pair{Backing::k2M, 4u}, std::pair{Backing::k1G, 1u}}) {
+    SCOPED_TRACE(SizeString(BackingPageSize(backing)));
+    if (const std::string reason = BackingUnavailable(backing, pages); !reason.empty())
+      GTEST_SKIP() << reason;
+    TestVm vm(Config());
+    vm.MapOwnMemory();
+    // Where the guest has 1 GiB pages.
+    MemorySlot victim = vm.AddSlot(40_GiB, pages * BackingPageSize(backing), backing);
+    const Leaves before = PresentLeaves(vm.vm().stats().Read());
+    for (uint64_t page = 0; page < pages; page++)
+      ASSERT_THAT(vm.guest().Write(40_GiB + page * BackingPageSize(backing), 1), Succeeds());
+    const Leaves leaves = PresentLeaves(vm.vm().stats().Read()) - before;
+    ExpectCounted(vm, static_cast<uint64_t>(leaves.total()), [&] { victim.Delete(); });
+    if (leaves.total() != pages) {
+      EXPECT_NE(backing, Backing::k2M) << "this KVM used " << leaves;
+    }
+  }
+}
+
+// The host took the memory away before: no leaf is left, but the page tables are, and a TLB may
+// remember where they are.
+TEST_P(ZapStats, PageTablesWithoutLeaves) {
+  if (slot_zap_all()) GTEST_SKIP() << "not counted if everything goes";
+  for (const uint64_t size : {64_KiB, 4_MiB}) {
+    SCOPED_TRACE(SizeString(size));
+    TestVm vm(Config());
+    vm.MapOwnMemory();
+    MemorySlot victim = vm.vm().AddSlot({.gpa = 40_GiB, .memory = GuestMemory::Anonymous(size)});
+    ASSERT_THAT(vm.guest().TouchWrite({victim.range()}), Succeeds());
+    victim.memory().Unmap(0, size);
+    const SlotZaps zaps = ExpectCounted(vm, 0, [&] { victim.Delete(); });
+    EXPECT_GE(zaps.pages, 2u) << kPrecision << "one of level 1, one of level 2";
+    EXPECT_GE(zaps.flushes, 1u) << kPrecision;
   }
 }
 

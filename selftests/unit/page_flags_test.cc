@@ -39,6 +39,16 @@ TEST_F(FakePageFlags, FindsTheFrameAndItsFlags) {
   EXPECT_EQ(flags.Of(1), 0u);
 }
 
+TEST_F(FakePageFlags, DirtyAndReferenced) {
+  const PageFlags flags(dir_.path());
+  const auto* page = reinterpret_cast<const void*>(0x1000);
+  EXPECT_TRUE(flags.IsDirty(page));
+  EXPECT_FALSE(flags.IsReferenced(page));
+  dir_.Write("kpageflags", Bytes({0, 0, 1ull << 2}));
+  EXPECT_FALSE(flags.IsDirty(page));
+  EXPECT_TRUE(flags.IsReferenced(page));
+}
+
 TEST(PageFlagsTest, FramesOfThisProcess) {
   if (const std::string reason = PageFlags::Unavailable(); !reason.empty()) GTEST_SKIP() << reason;
   const Mapping memory = Mapping::Anonymous(3 * kPageSize);

@@ -19,6 +19,15 @@ TEST(VmStat, FindsTheName) {
   EXPECT_THROW(VmStat("nr_free_pages", dir.path() + "/nonesuch"), std::runtime_error);
 }
 
+TEST(VmStat, AvailableMemoryIsInBytes) {
+  const TempDir dir;
+  const std::string path = dir.Write(
+      "meminfo", "MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages_Free: 0\n");
+  EXPECT_EQ(AvailableMemory(path), 1u << 20);
+  EXPECT_THROW(AvailableMemory(dir.Write("none", "MemTotal: 1 kB\n")), std::runtime_error);
+  EXPECT_GT(AvailableMemory(), 0u);
+}
+
 TEST(VmStat, RefreshWritesTheFile) {
   const TempDir dir;
   const std::string path = dir.Write("stat_refresh", "");
